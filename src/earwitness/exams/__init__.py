@@ -1,0 +1,1 @@
+"""Benchmarks: loading and official scoring, one file each."""

@@ -1,0 +1,1 @@
+"""Training and sampling on tensors: sequences, losses, rewards, and the one trainer."""

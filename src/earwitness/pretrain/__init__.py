@@ -1,0 +1,1 @@
+"""Makes the embedded models from scratch, and scores them."""
