@@ -1,0 +1,341 @@
+"""One stage's rows on disk: what is there, what is owed, and how an interrupted stage goes on.
+
+A table's folder holds one row per question (`rows.jsonl`) and, written last, `done.json`. Rows hold no times and no
+host names, so that an interrupted and resumed stage leaves the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from earwitness.records import Question, Record, Row
+from earwitness.terminal import Progress
+
+BLOCK = 32
+"""Questions per block: a block is made, written and repeated as a whole."""
+
+
+class RunError(Exception):
+    """A run that cannot go on: the message says what, where and how to mend it."""
+
+
+class StaleRow(RunError):  # noqa: N818 - named for what it is
+    """A row was made from other inputs than those there now."""
+
+
+class DamagedTable(RunError):  # noqa: N818 - named for what it is
+    """A table's file does not read as this program wrote it."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a stage's function returns for one question in place of its records: why there are none."""
+
+    why: str
+
+
+Made = Sequence[Record] | Failed
+Make = Callable[[list[Question]], Sequence[Made]]
+
+
+class Over(Protocol):
+    """Applies a function to items and yields the results in order: `map`, or `Workers.map`."""
+
+    def __call__(self, function: Make, items: list[list[Question]], /) -> Iterable[Sequence[Made]]:
+        """Return the results, in the order of the items."""
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise RunError(
+            f"{path} could not be written: {error.strerror or error}. All earlier rows are safe: "
+            f"{'make room on the disk' if full else 'mend this'}, and the same command continues"
+        ) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash either the old or the new one is there, whole. Raises RunError."""
+    with _writing(path):
+        _write_bytes(path, data)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, keys sorted, with a newline at the end."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None without a file. Raises DamagedTable when it holds anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DamagedTable(
+            f"{path} is not JSON ({error}): restore it, or delete it to have its stage look again"
+        ) from None
+    if not isinstance(value, dict):
+        raise DamagedTable(f"{path} holds no JSON object: delete it to have its stage look again")
+    return value
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as the files."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Table:
+    """The rows of one stage under one set of settings. Get one from `Run.table`.
+
+    `part` is the suffix of a shard's own files; rows in the files of other parts are taken over, not made again.
+    """
+
+    def __init__(self, folder: Path, stage: str, part: str = "", writable: bool = True) -> None:
+        self.folder, self.stage = folder, stage
+        self.path, self._done = folder / f"rows{part}.jsonl", folder / f"done{part}.json"
+        self._rows: dict[str, Row] = {}
+        if writable:
+            self._open()
+        elif self.path.exists():
+            self._rows, _ = _load(self.path)
+        self._elsewhere: dict[str, Row] = {}
+        for path in sorted(folder.glob("rows*.jsonl")):
+            if path != self.path:
+                self._elsewhere.update(_load(path)[0])
+
+    def _open(self) -> None:
+        with _writing(self.path), self.path.open("ab") as file:
+            self._rows, size = _load(self.path)
+            if size < file.tell():
+                file.truncate(size)  # a torn last line
+            os.fsync(file.fileno())
+            sync_folder(self.folder)
+            done = read_object(self._done)
+            if done and done.get("rows", 0) > len(self._rows):
+                self._done.unlink()  # rows were lost since: no longer a promise that each block is whole
+
+    def fill(
+        self,
+        questions: Sequence[Question],
+        sources: Mapping[str, str],
+        make: Make,
+        *,
+        block: int = BLOCK,
+        over: Over = map,
+        progress: Callable[[Progress], None] | None = None,
+        redo: Literal["stale", "failed"] | None = None,
+    ) -> dict[str, Row]:
+        """Make what is owed of these questions, and return their rows by id, in the questions' order.
+
+        Blocks are fixed by position in `questions`; each is appended in one write, in order, and a block that a crash
+        left in parts is repeated whole. `sources` has, by question id, the digest of all that its row is made from.
+        `make` gets the owed questions of one block and returns records, or Failed, for each; what it raises travels.
+        Raises StaleRow when a row was made from something else (`redo="stale"` makes such rows again, `"failed"`
+        those with an error), RunError when the disk does not take a block.
+        """
+        blocks = self._blocks(questions, block)
+        if redo is not None:
+            again = self._stale(questions, sources) if redo == "stale" else self._failed(questions)
+            self._drop(again)
+        self._drop(self._loose(blocks))
+        self._refuse_stale(questions, sources)
+        rest = ([q for q in part if q.id not in self._rows] for part in blocks)
+        owed = [part for part in rest if part]
+        reusable = {i for i, row in self._elsewhere.items() if redo != "failed" or row.error is None}
+        ready = [all(q.id in reusable and self._elsewhere[q.id].source == sources[q.id] for q in part) for part in owed]
+        self._make(owed, ready, sources, make, over, progress)
+        self._finish()
+        return {q.id: self._rows[q.id] for q in questions}
+
+    def read(self, ids: Iterable[str]) -> dict[str, Row]:
+        """Return the rows of these questions, by id. Raises RunError naming the stage when one is missing."""
+        wanted = list(ids)
+        every = self._elsewhere | self._rows
+        missing = [i for i in wanted if i not in every]
+        if missing:
+            raise RunError(
+                f"stage {self.stage} has no row for {missing[0]!r} ({len(missing)} of {len(wanted)} questions are "
+                f"missing in {self.folder}): run the stage first"
+            )
+        return {i: every[i] for i in wanted}
+
+    def _blocks(self, questions: Sequence[Question], block: int) -> list[list[Question]]:
+        seen: set[str] = set()
+        for question in questions:
+            if question.id in seen:
+                raise RunError(f"stage {self.stage}: two questions have the id {question.id!r}; ids must be unique")
+            seen.add(question.id)
+        return [list(questions[i : i + block]) for i in range(0, len(questions), block)]
+
+    def _stale(self, questions: Sequence[Question], sources: Mapping[str, str]) -> list[str]:
+        return [q.id for q in questions if q.id in self._rows and self._rows[q.id].source != sources[q.id]]
+
+    def _failed(self, questions: Sequence[Question]) -> list[str]:
+        return [q.id for q in questions if q.id in self._rows and self._rows[q.id].error is not None]
+
+    def _refuse_stale(self, questions: Sequence[Question], sources: Mapping[str, str]) -> None:
+        stale = self._stale(questions, sources)
+        if stale:
+            raise StaleRow(
+                f"stage {self.stage}: row {stale[0]!r} in {self.path} was made from other inputs than those there now "
+                f"({len(stale)} such rows of {len(questions)}); put the inputs back, or make these rows again with "
+                "--redo stale"
+            )
+
+    def _covered(self) -> set[str]:
+        done = read_object(self._done)
+        return set(islice(self._rows, done.get("rows", 0))) if done else set()
+
+    def _loose(self, blocks: list[list[Question]]) -> list[str]:
+        """Rows of blocks that a crash left in parts: not all there, and not vouched for by done.json."""
+        covered = self._covered()
+        parts = [part for part in blocks if any(q.id not in self._rows for q in part)]
+        return [q.id for part in parts for q in part if q.id in self._rows and q.id not in covered]
+
+    def _drop(self, ids: list[str]) -> None:
+        if not ids:
+            return
+        gone, covered = set(ids), self._covered()
+        with _writing(self.path):
+            if covered & gone:  # promise less before there is less: a crash in between must not leave a false promise
+                self._write_done([self._rows[i] for i in covered - gone])
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+            keep = [line + b"\n" for line, i in zip(lines, self._rows, strict=True) if i not in gone]
+            if gone.isdisjoint(islice(self._rows, len(keep))):
+                os.truncate(self.path, sum(map(len, keep)))
+            else:
+                write_bytes(self.path, b"".join(keep))
+        self._rows = {i: row for i, row in self._rows.items() if i not in gone}
+
+    def _make(
+        self,
+        owed: list[list[Question]],
+        ready: list[bool],
+        sources: Mapping[str, str],
+        make: Make,
+        over: Over,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        start, done, failed, total = time.monotonic(), 0, 0, sum(map(len, owed))
+        report = progress or (lambda _: None)
+        report(Progress(self.stage, 0, total, 0, 0.0))
+        results = iter(over(make, [part for part, there in zip(owed, ready, strict=True) if not there]))
+        try:
+            for part, there in zip(owed, ready, strict=True):
+                lines = self._adopted(part) if there else self._lines(part, next(results, ()), sources)
+                rows = [_parse(line, self.stage) for line in lines]
+                self._append(b"".join(lines))
+                self._rows.update((row.id, row) for row in rows)
+                done, failed = done + len(rows), failed + sum(row.error is not None for row in rows)
+                report(Progress(self.stage, done, total, failed, time.monotonic() - start))
+        finally:
+            getattr(results, "close", lambda: None)()  # a worker pool's iterator cancels what is under way
+
+    def _adopted(self, part: list[Question]) -> list[bytes]:
+        rows = [self._elsewhere[q.id].model_dump(by_alias=True) for q in part]
+        return [_line({k: v for k, v in row.items() if k != "error" or v is not None}) for row in rows]
+
+    def _lines(self, part: list[Question], made: Sequence[Made], sources: Mapping[str, str]) -> list[bytes]:
+        if len(made) != len(part):
+            raise RunError(f"stage {self.stage} made {len(made)} results for a block of {len(part)} questions")
+        lines = []
+        for question, result in zip(part, made, strict=True):
+            row: dict[str, Any] = {"id": question.id, "from": sources[question.id], "out": []}
+            if isinstance(result, Failed):
+                row["error"] = result.why
+            else:
+                row["out"] = [record.model_dump(mode="json") for record in result]
+            try:
+                lines.append(_line(row))
+            except ValueError as error:
+                raise RunError(f"stage {self.stage}, question {question.id!r}: not a JSON value: {error}") from None
+        return lines
+
+    def _append(self, data: bytes) -> None:
+        with _writing(self.path), self.path.open("ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                rest = memoryview(data)
+                while rest:  # one write; a second one only where the disk took a part
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(start)
+                raise
+
+    def _finish(self) -> None:
+        with _writing(self.path):
+            self._write_done(self._rows.values())
+
+    def _write_done(self, rows: Iterable[Row]) -> None:
+        errors = [row.error is not None for row in rows]
+        facts = {"rows": len(errors), "failed": sum(errors)}
+        if read_object(self._done) != facts:
+            write_json(self._done, facts)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    # A lone surrogate (an undecodable file name in an error) is written as its JSON escape.
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _load(path: Path) -> tuple[dict[str, Row], int]:
+    """Return a file's rows by id, in its order, and the bytes of its whole lines (a torn last one is left out)."""
+    rows: dict[str, Row] = {}
+    size = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            row = _parse(line, f"{path}, line {number}")
+            if row.id in rows:
+                raise DamagedTable(f"{path}, line {number}: a second row for {row.id!r}; delete one of the two lines")
+            rows[row.id] = row
+            size += len(line)
+    return rows, size
+
+
+def _parse(line: bytes, place: str) -> Row:
+    # Without validation by pydantic: a table of 200,000 rows is to open in seconds.
+    try:
+        value = json.loads(line)
+        row_id, source, out, error = value.pop("id"), value.pop("from"), value.pop("out"), value.pop("error", None)
+        whole = isinstance(row_id, str) and isinstance(source, str) and isinstance(out, list) and not value
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DamagedTable(f"{place}: not a row: {line[:80]!r}; delete this line, and its question is made again")
+    return Row.model_construct(id=row_id, source=source, out=out, error=error)
