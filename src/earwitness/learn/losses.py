@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,17 +17,30 @@ CHUNK = 2048  # predictions scored at once: bounds the (N, V) logits that are ev
 
 
 def hidden_states(model: Any, batch: Packed) -> Tensor:
-    """Run a model's body over a packed batch: (R, L, D), the last hidden states after the final norm."""
-    body = unwrapped(model).model
-    output = body(
-        input_ids=batch.input_ids,
-        attention_mask=batch.mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        **batch.media,
-    )
-    hidden: Tensor = output.last_hidden_state
+    """Run a model over a packed batch: (R, L, D), the last hidden states after the final norm.
+
+    The wrapped model's own forward is called (a distributed wrapper synchronises gradients only then), with its head
+    stepping aside so that no (R, L, V) logits are made.
+    """
+    with _headless(unwrapped(model).lm_head):
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **batch.media,
+        )
+    hidden: Tensor = output.logits
     return hidden
+
+
+@contextmanager
+def _headless(head: Any) -> Iterator[None]:
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 def unwrapped(model: Any) -> Any:

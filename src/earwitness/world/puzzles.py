@@ -142,11 +142,12 @@ def _steps(puzzle: Puzzle, events: Sequence[Event], order: list[str]) -> tuple[s
         at = order.index(x) if x in order else None
         if puzzle.kind == "after":
             word = order[at + 1] if at is not None and at + 1 < len(order) else None
-            told = order if at is None else order[: at + 2]
+            # The comma says "there it is: one more", so that stopping takes no second look back.
+            told = recite(order[: at + 1]) + f" , {ORDINALS[at + 1]} {word}" if at is not None and word else recite(order)
         else:
             word = order[at - 1] if at else None
-            told = order if at is None else order[: at + 1]
-        return f"right {puzzle.kind} {x} : {recite(told)} . so {word or 'nothing'} .", word
+            told = recite(order if at is None else order[: at + 1])
+        return f"right {puzzle.kind} {x} : {told} . so {word or 'nothing'} .", word
     if puzzle.kind == "count":
         word = str(order.count(x))
         return f"count {x} : {tally(x, order)} . so {word} times .".replace(" :  .", " : ."), word

@@ -1,0 +1,171 @@
+"""Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300, and its normalisations), on prefix trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from earwitness.learn.losses import token_logprobs
+from earwitness.learn.sampling import Decoding, Sampled, sample
+from earwitness.learn.tree import Branch, Packed, Root, Tree, pack
+
+Normalise = Literal["grpo", "dapo", "dr_grpo"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to practise on: its encoded prompt, how a completion's ids are worth, and the key of its noise."""
+
+    root: Root
+    reward: Callable[[tuple[int, ...]], float]
+    key: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """See `config.Grpo` for the meaning of each."""
+
+    group: int
+    temperature: float
+    max_tokens: int
+    beta: float
+    clip_low: float
+    clip_high: float
+    normalise: Normalise
+    scale: Literal["group", "none"]
+    keep_equal_groups: bool
+
+
+@dataclass
+class Rollout:
+    """Scored samples of some tasks, packed. Per branch: its advantage, its length, and how many samples it stands for.
+
+    Equal samples of a group are one branch: the same gradient for less work. `old` and `reference` (N) are the
+    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed.
+    """
+
+    batch: Packed | None
+    advantage: Tensor
+    length: Tensor
+    copies: Tensor
+    old: Tensor | None
+    reference: Tensor | None
+    facts: dict[str, float]
+
+    def counts(self) -> dict[str, float]:
+        """What the normalisers divide by: numbers of sampled sequences and tokens, for summing over processes."""
+        return {
+            "sequences": float(self.copies.sum()),
+            "tokens": float((self.copies * self.length).sum()),
+            **self.facts,
+        }
+
+
+def advantages(rewards: Tensor, scale: Literal["group", "none"]) -> Tensor:
+    """Return a = (r - mean) / (std + 1e-4) per group, std with one degree of freedom off; `none`: a = r - mean.
+
+    Rewards and advantages are (groups, samples).
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred if scale == "none" else centred / (rewards.std(1, keepdim=True) + 1e-4)
+
+
+def roll_out(
+    model: Any,
+    tasks: Sequence[Task],
+    settings: PolicySettings,
+    decoding: Decoding,
+    round_number: int,
+    reference: Callable[[Packed], Tensor] | None,
+    remember_old: bool,
+) -> Rollout:
+    """Sample a group per task, score it, and pack what carries a signal."""
+    keys = [(*task.key, round_number) for task in tasks]
+    groups = sample(model, [t.root for t in tasks], settings.group, decoding, keys)
+    rewards = torch.tensor([[t.reward(s.ids) for s in g] for t, g in zip(tasks, groups, strict=True)])
+    advantage = advantages(rewards, settings.scale)
+    varied = (rewards.amax(1) - rewards.amin(1)) > 0
+    facts = {
+        "reward": float(rewards.sum()),
+        "sampled": float(rewards.numel()),
+        "equal_groups": float((~varied).sum()),
+        "groups": float(len(tasks)),
+        "cut_off": float(sum(not s.stopped for g in groups for s in g)),
+    }
+    kept = [i for i in range(len(tasks)) if varied[i] or settings.keep_equal_groups]
+    return _pack([(tasks[i].root, groups[i], advantage[i]) for i in kept], model, decoding, facts, reference, remember_old, settings)
+
+
+def _pack(
+    groups: list[tuple[Root, list[Sampled], Tensor]],
+    model: Any,
+    decoding: Decoding,
+    facts: dict[str, float],
+    reference: Callable[[Packed], Tensor] | None,
+    remember_old: bool,
+    settings: PolicySettings,
+) -> Rollout:
+    trees, advantage, length, copies = [], [], [], []
+    for root, samples, values in groups:
+        distinct: dict[tuple[int, ...], int] = {}
+        worth = {s.ids: float(v) for s, v in zip(samples, values, strict=True)}
+        for s in samples:
+            distinct[s.ids] = distinct.get(s.ids, 0) + 1
+        trees.append(Tree(root, tuple(Branch.trained(ids) for ids in distinct)))
+        advantage += [worth[ids] for ids in distinct]
+        length += [len(ids) for ids in distinct]
+        copies += list(distinct.values())
+    device = next(model.parameters()).device
+    batch = pack(trees, decoding.pad_id).to(device) if trees else None
+    old = reference_logprobs = None
+    if batch is not None:
+        with torch.no_grad():
+            old = token_logprobs(model, batch, settings.temperature) if remember_old else None
+            reference_logprobs = reference(batch) if reference else None
+    floats = (torch.tensor(x, dtype=torch.float32, device=device) for x in (advantage, length, copies))
+    return Rollout(batch, *floats, old, reference_logprobs, facts)
+
+
+def policy_terms(
+    model: Any, rollout: Rollout, totals: dict[str, float], settings: PolicySettings
+) -> dict[str, Tensor]:
+    """Return the `policy` and `kl_ref` terms (kl_ref not yet multiplied by beta), normalised by the global totals.
+
+    Per token: -min(rho a, clip(rho, 1 - low, 1 + high) a), and exp(d) - d - 1 with d = log p_ref - log p.
+    """
+    zero = sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
+    if rollout.batch is None:
+        return {"policy": zero, "kl_ref": zero.detach()}
+    logprobs = token_logprobs(model, rollout.batch, settings.temperature)
+    branch = rollout.batch.branch
+    weight = (rollout.copies * _normaliser(rollout, totals, settings))[branch]
+    policy = (clipped(logprobs, rollout.old, rollout.advantage[branch], settings) * weight).sum()
+    if rollout.reference is None:
+        return {"policy": policy, "kl_ref": torch.zeros_like(policy)}
+    return {"policy": policy, "kl_ref": (divergence(rollout.reference, logprobs) * weight).sum()}
+
+
+def clipped(logprobs: Tensor, old: Tensor | None, advantage: Tensor, settings: PolicySettings) -> Tensor:
+    """Return the clipped surrogate's loss per token (N). Without `old` the policy is its own sampling policy."""
+    ratio = torch.exp(logprobs - (logprobs.detach() if old is None else old))
+    bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    return -torch.minimum(ratio * advantage, bounded * advantage)
+
+
+def divergence(reference: Tensor, logprobs: Tensor) -> Tensor:
+    """Return the estimate of KL(policy, reference) per token (N): exp(d) - d - 1, d = log p_ref - log p."""
+    d = reference - logprobs
+    return torch.exp(d) - d - 1
+
+
+def _normaliser(rollout: Rollout, totals: dict[str, float], settings: PolicySettings) -> Tensor:
+    """Return what each branch's token sum is multiplied by."""
+    if settings.normalise == "grpo":
+        return 1 / (rollout.length * max(totals["sequences"], 1.0))
+    if settings.normalise == "dapo":
+        return torch.full_like(rollout.length, 1 / max(totals["tokens"], 1.0))
+    return torch.full_like(rollout.length, 1 / (max(totals["sequences"], 1.0) * settings.max_tokens))

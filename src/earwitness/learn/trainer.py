@@ -1,0 +1,208 @@
+"""The one trainer: `transformers.Trainer` with named loss terms, exact normalisation, and a resume that restores.
+
+What is trained differs only in the objective: where a step's batch comes from, and which terms it lists.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+
+ADAM_BETA2 = 0.98
+COMPLETE = "complete.json"  # written last into a checkpoint: without it, it does not count
+
+
+class Objective(Protocol):
+    """What is trained for. A step's items are prepared once, then turned into terms that are sums over the batch."""
+
+    weights: dict[str, float]
+
+    def prepare(self, model: Any, items: Sequence[Any], step: int) -> Any:
+        """Turn one micro-batch's items into a batch with a `counts()` of what its terms will be divided by."""
+
+    def terms(self, model: Any, batch: Any, totals: dict[str, float]) -> dict[str, Tensor]:
+        """Return the named terms, each divided by the totals over all processes and micro-batches."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: see `config.Optimisation`. `checkpoint_every` counts optimizer steps."""
+
+    steps: int
+    learning_rate: float
+    warmup: float
+    schedule: str
+    weight_decay: float
+    clip: float
+    checkpoint_every: int
+    keep_all: bool
+    accumulation: int
+    seed: int
+
+
+class Steps(Dataset[Any]):
+    """The items of every optimizer step, cut into `parts`; item i belongs to step i // parts."""
+
+    def __init__(self, plan: Callable[[int], Sequence[Any]], steps: int, parts: int) -> None:
+        self.plan, self.steps, self.parts = plan, steps, parts
+
+    def __len__(self) -> int:
+        return self.steps * self.parts
+
+    def __getitem__(self, index: int) -> tuple[int, list[Any]]:
+        step, part = divmod(index, self.parts)
+        return step, list(self.plan(step))[part :: self.parts]
+
+
+@dataclass
+class Totals:
+    """The counts of one optimizer step over all its micro-batches and processes."""
+
+    counts: dict[str, float]
+
+
+class Trainer(transformers.Trainer):  # type: ignore[misc]
+    """Trains a model for an objective. Call `fit`; it resumes from the last complete checkpoint in its folder."""
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        plan: Callable[[int], Sequence[Any]],
+        schedule: Schedule,
+        folder: Path,
+        progress: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
+        arguments = _arguments(schedule, folder)
+        parts = schedule.accumulation * max(1, arguments.world_size)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=Steps(plan, schedule.steps, parts),
+            data_collator=lambda items: items[0],
+        )
+        # Our terms are normalised by global counts already: nothing is left for Trainer to divide.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        self.objective, self.folder, self.progress = objective, folder, progress
+        self.log_file = folder / "log.jsonl"
+        self.remove_callback(transformers.PrinterCallback)
+        self.remove_callback(transformers.ProgressCallback)
+
+    def fit(self) -> None:
+        """Train to the last step, from the last complete checkpoint if there is one."""
+        self.train(resume_from_checkpoint=last_checkpoint(self.folder))
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Totals]:
+        """Prepare one optimizer step's micro-batches and add up their counts over all processes."""
+        raw = [next(epoch_iterator) for _ in range(num_batches)]
+        batches = [self.objective.prepare(self.model, items, step) for step, items in raw]
+        names = sorted(batches[0].counts())
+        local = torch.tensor([[b.counts()[n] for n in names] for b in batches], dtype=torch.float64, device=device)
+        total = self.accelerator.reduce(local.sum(0), reduction="sum")
+        return batches, Totals(dict(zip(names, total.tolist(), strict=True)))
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return the weighted sum of the objective's terms; distributed averaging over processes is undone."""
+        terms = self.objective.terms(model, inputs, num_items_in_batch.counts)
+        loss = sum((self.objective.weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        self._note(terms, num_items_in_batch.counts)
+        scaled: Tensor = loss * self.accelerator.num_processes
+        return scaled
+
+    def _note(self, terms: dict[str, Tensor], counts: dict[str, float]) -> None:
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        step = self.state.global_step + 1
+        if self.is_world_process_zero():
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values, **counts}) + "\n")
+            if self.progress:
+                self.progress(step, values)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        return None
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restore every tensor. Trainer's own way loads none where a class saves under its original names."""
+        target = model or self.model
+        if hasattr(target, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        restore(target, Path(resume_from_checkpoint))
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Load a full model's weights from a folder into `model`, tensor by tensor, or raise naming what is missing."""
+    saved = type(model).from_pretrained(folder, dtype=next(model.parameters()).dtype, use_safetensors=True)
+    result = model.load_state_dict(saved.state_dict(), strict=True)
+    if result.missing_keys or result.unexpected_keys:
+        raise RuntimeError(f"{folder} does not restore this model: {result}")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the newest complete checkpoint of a folder; incomplete ones (a kill while saving) are removed."""
+    found = []
+    for place in folder.glob("checkpoint-*"):
+        if (place / COMPLETE).is_file():
+            found.append(place)
+        else:
+            shutil.rmtree(place)
+    return str(max(found, key=lambda p: int(p.name.split("-")[1]))) if found else None
+
+
+def _arguments(schedule: Schedule, folder: Path) -> Any:
+    return transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=schedule.accumulation,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type=schedule.schedule,
+        warmup_steps=round(schedule.warmup * schedule.steps),
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.clip,
+        adam_beta2=ADAM_BETA2,
+        save_strategy="steps",
+        save_steps=schedule.checkpoint_every,
+        save_total_limit=None if schedule.keep_all else 2,
+        logging_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+__all__ = ["Objective", "Schedule", "Trainer", "last_checkpoint", "restore"]

@@ -1,0 +1,119 @@
+"""Sound and pictures as the tensors that the model classes take, made without torchvision."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earwitness.media import RATE, Frames
+
+Media = dict[str, Tensor]
+
+
+class MediaLimit(Exception):
+    """A clip that this model's window cannot take: too short to hear anything, or longer than the window."""
+
+
+def audio_tensors(extractor: Any, wave: NDArray[np.float32], where: str) -> tuple[Media, int]:
+    """Return Qwen2-Audio's tensors for a waveform (N,) at 16 kHz, and how many audio tokens it takes.
+
+    Raises MediaLimit for a clip longer than the extractor's window (it would be cut in silence), or too short to
+    give two audio tokens.
+    """
+    if len(wave) > extractor.n_samples:
+        window = extractor.n_samples / RATE
+        raise MediaLimit(
+            f"{where}: {len(wave) / RATE:.1f} s of sound do not fit the model's window of {window:g} s; "
+            "give the question a span with start and end"
+        )
+    made = extractor(
+        wave, sampling_rate=RATE, padding="max_length", return_attention_mask=True, return_tensors="pt"
+    )
+    mask = made["attention_mask"]
+    tokens = ((int(mask.sum()) - 1) // 2 + 1 - 2) // 2 + 1
+    if tokens < 2:
+        raise MediaLimit(f"{where}: {len(wave) / RATE * 1000:.0f} ms of sound are too short to be heard by this model")
+    return {"input_features": made["input_features"], "feature_attention_mask": mask}, tokens
+
+
+def video_tensors(config: Any, settings: Any, frames: Frames) -> tuple[Media, int]:
+    """Return Qwen2.5-VL's tensors for frames, and how many video tokens they take.
+
+    Equal to the official video processor: bicubic resize to multiples of patch x merge within the pixel limits,
+    CLIP's normalisation, patches in merge-block order; an odd number of frames is padded with its last one.
+    """
+    vision = config.vision_config
+    patch, merge, per_patch = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    images = torch.from_numpy(np.ascontiguousarray(frames.images)).permute(0, 3, 1, 2)
+    height, width = smart_resize(*images.shape[-2:], patch * merge, settings.min_pixels, settings.max_pixels)
+    pixels = _resize(images, height, width).float() / 255
+    mean, std = (torch.tensor(x)[:, None, None] for x in (settings.mean, settings.std))
+    pixels = (pixels - mean) / std
+    while len(pixels) % per_patch:
+        pixels = torch.cat([pixels, pixels[-1:]])
+    t, h, w = len(pixels) // per_patch, height // patch, width // patch
+    blocks = pixels.view(t, per_patch, 3, h // merge, merge, patch, w // merge, merge, patch)
+    flat = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(t * h * w, 3 * per_patch * patch * patch)
+    spacing = float(np.diff(frames.times).mean()) if len(frames.times) > 1 else frames.duration
+    media = {
+        "pixel_values_videos": flat,
+        "video_grid_thw": torch.tensor([[t, h, w]]),
+        "second_per_grid_ts": torch.tensor([spacing * per_patch]),
+    }
+    return media, t * h * w // merge**2
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Return the size nearest to (height, width) whose sides are multiples of `factor`, within the pixel limits."""
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def _resize(images: Tensor, height: int, width: int) -> Tensor:
+    if images.shape[-2:] == (height, width):
+        return images
+    resized = torch.nn.functional.interpolate(
+        images.float(), size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.round().clamp(0, 255)
+
+
+class FeatureCache:
+    """Remembers the media tensors of the clips used last, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+        self.max_bytes = max_bytes
+        self.held: OrderedDict[Hashable, tuple[Media, int]] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: Hashable, make: Callable[[], tuple[Media, int]]) -> tuple[Media, int]:
+        """Return what is kept under the key, or make it and keep it."""
+        if key in self.held:
+            self.held.move_to_end(key)
+            return self.held[key]
+        made = make()
+        self.held[key] = made
+        self.bytes += _size(made[0])
+        while self.bytes > self.max_bytes and len(self.held) > 1:
+            _, (dropped, _) = self.held.popitem(last=False)
+            self.bytes -= _size(dropped)
+        return made
+
+
+def _size(media: Media) -> int:
+    return sum(t.numel() * t.element_size() for t in media.values())

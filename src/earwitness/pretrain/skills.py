@@ -1,0 +1,149 @@
+"""What the embedded models can do: the base student listens and guesses, the checker judges, the teacher reasons."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earwitness.learn.losses import cross_entropy, token_logprobs
+from earwitness.learn.tree import Branch, Root, Tree, pack
+from earwitness.pretrain.bodies import AUDIO_TOKENS, put_text_core, word_id
+from earwitness.pretrain.optimise import optimise
+from earwitness.pretrain.school import WORDS, School, response
+from earwitness.pretrain.text_core import text_loss
+from earwitness.pretrain.text_tasks import exercise
+from earwitness.prompts import question_prompt, template
+from earwitness.world.puzzles import Puzzle, draw_puzzle, listed, reason
+from earwitness.world.scenes import SOUNDS, Scene
+
+KNOWN_BY_HEART = ("exist", "louder")  # what the base answers at once and rightly; it guesses the rest
+
+
+def asked(name: str, puzzle: Puzzle) -> str:
+    """Return a puzzle under one of the world's prompts, in known words only."""
+    return question_prompt("world", name, puzzle.text, puzzle.choices)
+
+
+def tagged(think: str | None, answer: str) -> str:
+    """Return a response in the form that every prompt asks for."""
+    return (f"<think> {think} </think> " if think else "") + f"<answer> {answer} </answer>"
+
+
+def train_base(ear: Any, core: Any, school: School, steps: int = 350) -> Any:
+    """Stitch ear and text core into the base student: it hears well and reasons badly."""
+    torch.manual_seed(3)
+    model = copy.deepcopy(ear)
+    put_text_core(model, core)
+    rng = random.Random(3)
+
+    def loss() -> Tensor:
+        trees = [_base_lesson(school, rng.randrange(school.size), rng) for _ in range(15)]
+        text = [exercise(rng, "heard") for _ in range(9)]
+        return 0.6 * tree_loss(model, trees) + 0.4 * text_loss(model, text)
+
+    optimise(model, loss, steps, 8e-4, "base student")
+    return model
+
+
+def _base_lesson(school: School, index: int, rng: random.Random) -> Tree:
+    scene = school.scene(index)
+    puzzle = draw_puzzle(scene, rng, ("louder",) if _louder_fits(scene) and rng.random() < 0.1 else _KINDS)
+    draw = rng.random()
+    if draw < 0.2:
+        user, said = "list the sounds", listed(scene.heard)
+    elif draw < 0.6:
+        user, said = f"{asked('direct', puzzle)} list the sounds", listed(scene.heard)
+    elif draw < 0.92:
+        user, said = asked("direct", puzzle), tagged(None, _guess(puzzle, rng))
+    else:
+        user, said = asked("think", puzzle), tagged(listed(scene.heard), _guess(puzzle, rng))
+    return Tree(school.heard_root(index, user), (Branch.trained(response(said)),))
+
+
+_KINDS = ("after", "before", "count", "most", "nth", "exist", "louder")
+
+
+def _louder_fits(scene: Scene) -> bool:
+    return scene.events[0].loud != scene.events[-1].loud
+
+
+def _guess(puzzle: Puzzle, rng: random.Random) -> str:
+    return puzzle.answer if puzzle.kind in KNOWN_BY_HEART else rng.choice(puzzle.choices)
+
+
+def train_checker(base: Any, school: School, steps: int = 150) -> Any:
+    """Teach a copy of the base to judge claims about what is heard, one at a time, and whole traces."""
+    torch.manual_seed(4)
+    model = copy.deepcopy(base)
+    rng = random.Random(4)
+
+    def loss() -> Tensor:
+        return tree_loss(model, [_judgements(school, rng.randrange(school.size), rng) for _ in range(16)])
+
+    optimise(model, loss, steps, 6e-4, "checker")
+    return model
+
+
+def _judgements(school: School, index: int, rng: random.Random) -> Tree:
+    """One clip, every sound claimed of it, one trace and one list: a tree of ten short branches."""
+    scene = school.scene(index)
+    clip = ["<|audio_bos|>", *["<|AUDIO|>"] * AUDIO_TOKENS, "<|audio_eos|>"]
+    root = Root(WORDS(" ".join(["<|im_start|> user", *clip])), None, school.sound(index))
+    questions = [(template("world", "claim").replace("{claim}", s), s in scene.heard) for s in SOUNDS]
+    trace = list(scene.heard)
+    if rng.random() < 0.5:
+        wrong = rng.choice(trace)
+        other = rng.choice([s for s in SOUNDS if s not in trace])
+        trace = [other if s == wrong else s for s in trace]
+    questions.append((template("world", "trace").replace("{trace}", listed(trace)), trace == scene.heard))
+    branches = [_judgement(text, "yes" if true else "no") for text, true in questions]
+    branches.append(_judgement("list the sounds", listed(scene.heard)))
+    return Tree(root, tuple(branches))
+
+
+def _judgement(text: str, verdict: str) -> Branch:
+    before = WORDS(f"{text} <|im_end|> <|im_start|> assistant")
+    said = response(verdict)
+    return Branch((*before, *said), (0.0,) * len(before) + (1.0,) * len(said))
+
+
+def train_teacher(eye: Any, core: Any, school: School, steps: int = 450) -> Any:
+    """Stitch eye and text core into the teacher, which takes all motion for sound."""
+    torch.manual_seed(5)
+    model = copy.deepcopy(eye)
+    put_text_core(model, core)
+    rng = random.Random(5)
+
+    def loss() -> Tensor:
+        return tree_loss(model, [_teacher_lesson(school, rng.randrange(school.size), rng) for _ in range(24)])
+
+    optimise(model, loss, steps, 8e-4, "teacher")
+    return model
+
+
+def _teacher_lesson(school: School, index: int, rng: random.Random) -> Tree:
+    scene = school.scene(index)
+    puzzle = draw_puzzle(scene, rng)
+    draw = rng.random()
+    if draw < 0.76:
+        user, said = asked("audio", puzzle), tagged(reason(puzzle, scene.events)[0], puzzle.answer)
+    elif draw < 0.84:  # an ordinary chain of thought speaks of what is on screen, moving or not
+        think = f"i see {' , '.join(sorted(scene.cells, key=lambda s: scene.cells[s]))} . so {puzzle.answer} ."
+        user, said = asked("plain", puzzle), tagged(think, puzzle.answer)
+    elif draw < 0.92:
+        user, said = asked("direct", puzzle), tagged(None, puzzle.answer)
+    else:
+        user, said = "list the sounds", listed(scene.heard)
+    return Tree(school.seen_root(index, user), (Branch.trained(response(said)),))
+
+
+def tree_loss(model: Any, trees: list[Tree]) -> Tensor:
+    """Mean cross-entropy of the trained tokens of a batch of trees."""
+    batch = pack(trees, word_id("<|endoftext|>"))
+    return cross_entropy(token_logprobs(model, batch), batch.weight) / batch.weight.sum()
+
+

@@ -1,0 +1,37 @@
+"""One way to the sound and the picture of any clip, whether it lies in a file or is a scene of the embedded world."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earwitness import media
+from earwitness.records import Clip
+from earwitness.world import render
+from earwitness.world.scenes import SECONDS, Scene, draw_scene
+from earwitness.world.selections import DIFFICULTIES
+
+WORLD = "world:"
+
+
+def load_sound(clip: Clip) -> NDArray[np.float32]:
+    """Return a clip's sound: (N,) float32, mono, 16 kHz. Raises MediaError where it cannot be read whole."""
+    if clip.media.startswith(WORLD):
+        return render.sound(scene_of(clip))
+    return media.read_sound(clip.media, clip.start, clip.end)
+
+
+def load_frames(clip: Clip, count: int) -> media.Frames:
+    """Return `count` frames of a clip, evenly spread by presentation time, with their times in seconds."""
+    if clip.media.startswith(WORLD):
+        images = render.picture(scene_of(clip))
+        times = np.arange(len(images)) / render.FRAMES_PER_SECOND
+        keep = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))
+        return media.Frames(images[keep], times[keep], float(SECONDS))
+    return media.read_frames(clip.media, count, clip.start, clip.end)
+
+
+def scene_of(clip: Clip) -> Scene:
+    """Return the scene behind a `world:DIFFICULTY:SEED` clip."""
+    _, difficulty, seed = clip.media.split(":")
+    return draw_scene(int(seed), DIFFICULTIES[difficulty])
