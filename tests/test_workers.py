@@ -1,6 +1,8 @@
 """Worker processes: order, errors, deaths, and no orphans. Everything here runs real processes."""
 
+import contextlib
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -57,6 +59,13 @@ def leave(_):
     os._exit(5)
 
 
+def with_a_child_of_its_own(n):
+    process = multiprocessing.get_context("spawn").Process(target=square, args=(n,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 def unpicklable(_):
     return lambda: None
 
@@ -97,6 +106,10 @@ def test_submit_returns_futures(two):
 
 def test_workers_have_one_thread_and_leave_ctrl_c_to_the_driver(two):
     assert set(two.map(environment, range(4))) == {("1", True)}
+
+
+def test_workers_may_have_children(two):
+    assert list(two.map(with_a_child_of_its_own, [1])) == [0]
 
 
 def test_errors_travel_with_type_and_message_and_the_pool_goes_on(two):
@@ -184,7 +197,8 @@ def sleeper(tmp_path):
     process = subprocess.Popen([sys.executable, script, notes], stderr=subprocess.PIPE, start_new_session=True)
     wait_until(lambda: len(notes.read_text().split()) == 2)
     yield process, [int(pid) for pid in notes.read_text().split()]
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # also what a failed test has left
     process.communicate()
 
 

@@ -124,7 +124,7 @@ class _Child:
     def __init__(self, torch: bool) -> None:
         context = multiprocessing.get_context("forkserver")
         self._pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, torch), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, torch))  # not a daemon: it may have children
         self.process.start()
         theirs.close()  # else the death of the worker would not end the pipe
 
