@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earwitness.config import Model, Role
+from earwitness.models.places import ModelError, place_of
 
 if TYPE_CHECKING:
     from earwitness.models.local import LocalModel, Sense
@@ -21,7 +24,7 @@ SENSES: dict[Role, Sense] = {
 
 def connect(spec: Model, role: Role) -> LocalModel:
     """Open the model of a role. What it is shown is decided by the role: teachers see, checkers and students hear."""
-    from earwitness.models.loading import ModelError, load
+    from earwitness.models.loading import load
     from earwitness.models.local import LocalModel
 
     if spec.kind == "served":
@@ -36,3 +39,16 @@ def connect(spec: Model, role: Role) -> LocalModel:
 def connected(spec: Model, role: Role) -> LocalModel:
     """Like `connect`, remembering the models used last in this process: a worker opens each once."""
     return connect(spec, role)
+
+
+def fingerprint(spec: Model, folder_digest: Callable[[Path, list[str]], str]) -> str:
+    """Return what a model's rows are made from: the sha256 of its files, or the name and revision that are stated.
+
+    `folder_digest(folder, patterns)` digests the files of a folder.
+    """
+    place = Path(place_of(spec))
+    named = f"{spec.name}@{spec.revision or 'unstated'}"
+    parts = [folder_digest(place, ["*.safetensors", "*.json"]) if place.is_dir() else named]
+    if spec.adapter:
+        parts.append(folder_digest(Path(spec.adapter), ["*.safetensors", "*.json"]))
+    return "+".join(parts)

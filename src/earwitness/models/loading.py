@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,9 @@ import torch
 
 from earwitness.config import Model
 from earwitness.learn.families import FAMILIES, Family, family_of
+from earwitness.models.places import ModelError, place_of
 
 CARD = "earwitness.json"  # how to speak to a model of ours: {"manner": "world" | "plain", "prompt": "think" | "direct"}
-
-
-class ModelError(Exception):
-    """A model that cannot be loaded or must not be: the message says which, why, and what would do."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +37,6 @@ class Loaded:
     family: Family
     manner: str
     prompt: str | None
-
-
-def place_of(spec: Model) -> str:
-    """Return the folder or hub name behind a spec. Embedded models lie in the package."""
-    if spec.kind == "world":
-        folder = Path(str(resources.files("earwitness.world"))) / "weights" / spec.name
-        if not (folder / "config.json").is_file():
-            have = sorted(p.name for p in folder.parent.glob("*") if p.is_dir())
-            raise ModelError(f"there is no embedded model {spec.name!r}; there are: {', '.join(have) or 'none'}")
-        return str(folder)
-    return spec.name
 
 
 def load(spec: Model) -> Loaded:

@@ -14,7 +14,8 @@ from earwitness.learn.losses import token_logprobs
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Root, Tree, pack
 from earwitness.models.features import FeatureCache, Media, audio_tensors, video_tensors
-from earwitness.models.loading import Loaded, ModelError
+from earwitness.models.loading import Loaded
+from earwitness.models.places import ModelError
 from earwitness.records import Clip, FinishReason
 from earwitness.sources.clips import load_frames, load_sound
 

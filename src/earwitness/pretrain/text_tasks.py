@@ -79,8 +79,8 @@ def _weigh(steps: list[str], puzzle: Puzzle, given: bool) -> Weighted:
         return list(zip(steps, weights, strict=True))
     if puzzle.kind in ("after", "before"):
         weights[1:3] = [TEMPLATE, UNKNOWABLE]
-    elif puzzle.kind in ("count", "most"):  # which of the two it will be shows only after the first name
-        weights[1:3] = [UNKNOWABLE, LIKELY]
+    elif puzzle.kind in ("count", "most"):  # which of the two it will be shows only now
+        weights[1:3] = [UNKNOWABLE, LIKELY if puzzle.kind == "count" else KNOWN]
     elif puzzle.kind == "nth":  # how far to recite is up to the question
         stop = steps.index(".")
         weights[3 : stop + 1] = [0.1 if w in ORDINALS else x for w, x in zip(steps[3:stop], weights[3:stop], strict=True)]

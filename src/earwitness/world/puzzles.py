@@ -143,7 +143,8 @@ def _steps(puzzle: Puzzle, events: Sequence[Event], order: list[str]) -> tuple[s
         if puzzle.kind == "after":
             word = order[at + 1] if at is not None and at + 1 < len(order) else None
             # The comma says "there it is: one more", so that stopping takes no second look back.
-            told = recite(order[: at + 1]) + f" , {ORDINALS[at + 1]} {word}" if at is not None and word else recite(order)
+            found = at is not None and word is not None
+            told = f"{recite(order[: at + 1])} , {ORDINALS[at + 1]} {word}" if found else recite(order)  # type: ignore[operator]
         else:
             word = order[at - 1] if at else None
             told = recite(order if at is None else order[: at + 1])
@@ -154,7 +155,8 @@ def _steps(puzzle: Puzzle, events: Sequence[Event], order: list[str]) -> tuple[s
     if puzzle.kind == "most":
         counts = {name: order.count(name) for name in dict.fromkeys(order)}
         word = max(counts, key=lambda name: counts[name]) if counts else None
-        return f"count {' , '.join(tally(n, order) for n in counts)} . the most is {word or 'nothing'} .", word
+        most = f"{counts[word]} {word}" if word else "nothing"
+        return f"count {' , '.join(numbered(n, order) for n in counts)} . the most is {most} .", word
     if puzzle.kind in ("nth", "last"):
         i = ORDINALS.index(x) if x else len(order) - 1
         word = order[i] if 0 <= i < len(order) else None
@@ -176,6 +178,11 @@ def _compare(events: Sequence[Event]) -> tuple[str, str | None]:
 def level(loud: bool) -> str:
     """Return the word for an event's level."""
     return "loud" if loud else "soft"
+
+
+def numbered(name: str, order: Sequence[str]) -> str:
+    """Return the events of one sound with their numbers first, so that a number leads to its sound: `1 dog 2 dog`."""
+    return " ".join(f"{i + 1} {name}" for i in range(order.count(name)))
 
 
 def tally(name: str, order: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def sound(scene: Scene) -> NDArray[np.float32]:
     wave = rng.standard_normal(RATE * SECONDS) * rng.uniform(*NOISE) * scene.noise
     slot = RATE * SECONDS // SLOTS
     for event in scene.events:
-        tone = _tone(event.sound, rng) * rng.uniform(*(LOUD if event.loud else SOFT))
+        tone = tone(event.sound, rng) * rng.uniform(*(LOUD if event.loud else SOFT))
         start = event.slot * slot + int(rng.uniform(0, 0.07) * RATE)
         wave[start : start + len(tone)] += tone[: len(wave) - start]
     return np.clip(wave, -1, 1).astype(np.float32)
@@ -70,7 +70,7 @@ def _outline(shape: int, radius: float) -> NDArray[np.bool_]:
     return (disc, bar, diamond, cross)[shape]
 
 
-def _tone(name: str, rng: np.random.Generator) -> Array:
+def tone(name: str, rng: np.random.Generator) -> Array:
     """Return one event's waveform with unit root mean square, 0.34 to 0.42 seconds, pitch varied by 7 %."""
     n = int(RATE * rng.uniform(0.34, 0.42))
     t = np.arange(n) / RATE

@@ -1,0 +1,107 @@
+"""sft: supervised fine-tuning on a pool of lessons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from earwitness.config import Sft
+from earwitness.learn.deaf import deaf_test
+from earwitness.learn.losses import cross_entropy, token_logprobs
+from earwitness.learn.noise import generator
+from earwitness.learn.tree import Branch, Packed, Tree, pack
+from earwitness.models.local import LocalModel, Prompt
+from earwitness.prompts import question_prompt
+from earwitness.records import Lesson, Question
+from earwitness.stages.training import TrainingJob, fit, open_student, save
+
+Material = tuple[Question, Lesson]
+
+
+@dataclass
+class Lessons:
+    """A packed batch of lessons."""
+
+    packed: Packed
+
+    def counts(self) -> dict[str, float]:
+        """The number of trained tokens."""
+        return {"tokens": float(self.packed.weight.sum())}
+
+
+class Supervised:
+    """The objective: cross-entropy over the trained tokens of the global batch."""
+
+    weights = {"ce": 1.0}
+
+    def __init__(self, student: LocalModel) -> None:
+        self.student = student
+
+    def prepare(self, model: Any, items: Sequence[Material], step: int) -> Lessons:
+        """Pack lessons; lessons of one question under one prompt share their root."""
+        trees = grow(self.student, items)
+        return Lessons(pack(trees, self.student.pad).to(model.device))
+
+    def terms(self, model: Any, batch: Lessons, totals: dict[str, float]) -> dict[str, Tensor]:
+        """Return `ce` in nats per token."""
+        logprobs = token_logprobs(model, batch.packed)
+        return {"ce": cross_entropy(logprobs, batch.packed.weight) / totals["tokens"]}
+
+
+def learn_lessons(job: TrainingJob) -> dict[str, Any]:
+    """Run an sft job and leave its checkpoint. Returns what the deaf test measured and how much was trained on."""
+    assert isinstance(job.settings, Sft)
+    student = open_student(job)
+    objective = Supervised(student.local)
+    plan = Draw(job)
+    first = objective.prepare(student.local.model, plan(0), 0)
+    hearing = deaf_test(student.local.model, first.packed)
+    fit(job, student, objective, plan)
+    save(job, student, prompt_of(job.material[0][1]))
+    return {"deaf_test": hearing.facts(), "questions": len(plan.groups), "lessons": len(job.material)}
+
+
+class Draw:
+    """Which lessons each step sees: questions at random, then one lesson of each; a function of seed and step."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self.seed, self.batch = job.seed, job.settings.batch
+        groups: dict[str, list[Material]] = {}
+        for question, lesson in job.material:
+            groups.setdefault(question.id, []).append((question, lesson))
+        self.groups = list(groups.values())
+
+    def __call__(self, step: int) -> list[Material]:
+        rng = generator(self.seed, "sft", step)
+        chosen = [self.groups[i] for i in rng.integers(len(self.groups), size=self.batch)]
+        return [group[rng.integers(len(group))] for group in chosen]
+
+
+def grow(student: LocalModel, items: Sequence[Material]) -> list[Tree]:
+    """Make one tree per question and prompt, with its distinct lessons as branches."""
+    branches: dict[tuple[str, str], list[Branch]] = {}
+    questions: dict[tuple[str, str], Question] = {}
+    for question, lesson in items:
+        key = (question.id, prompt_of(lesson))
+        questions[key] = question
+        branches.setdefault(key, []).append(Branch.trained(student.response_ids(spell(lesson))))
+    trees = []
+    for (_, name), question in questions.items():
+        text = question_prompt(student.manner, name, question.text, question.choices)
+        root = student.encode(Prompt(text, question.clip))
+        trees.append(Tree(root, tuple(branches[question.id, name])))
+    return trees
+
+
+def prompt_of(lesson: Lesson) -> str:
+    """A lesson with thinking is learnt under the prompt that asks for thinking."""
+    return "direct" if lesson.think is None else "think"
+
+
+def spell(lesson: Lesson) -> str:
+    """Return what the student is to say."""
+    answer = f"<answer>{lesson.answer}</answer>"
+    return answer if lesson.think is None else f"<think>{lesson.think}</think>\n{answer}"

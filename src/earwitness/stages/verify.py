@@ -1,0 +1,88 @@
+"""verify: audio-grounded fact verification. The checker, which hears the sound, judges what the traces claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from earwitness.claims import listed
+from earwitness.config import Model, Verify
+from earwitness.models import connected
+from earwitness.models.local import LocalModel, Prompt
+from earwitness.prompts import fill, template
+from earwitness.records import Claim, Question, Trace, Verdict
+from earwitness.stages.asking import OF_THE_QUESTION
+from earwitness.table import Failed
+
+YES_NO = ("yes", "no")
+NO_CLAIMS = "claims no sound"
+NO_THINKING = "has no reasoning to verify"
+NOT_HEARD = "claims what is not heard: "
+
+
+@dataclass(frozen=True)
+class VerifyTraces:
+    """Judges the traces of each question of a block. With `extractor` the claims come from a call to that model."""
+
+    checker: Model
+    settings: Verify
+    extractor: Model | None = None
+
+    def __call__(self, block: Sequence[tuple[Question, list[Trace]]]) -> list[list[Verdict] | Failed]:
+        """Return a verdict per trace, or why a question has none."""
+        model = connected(self.checker, "checker")
+        return [self._judge(model, question, traces) for question, traces in block]
+
+    def _judge(self, model: LocalModel, question: Question, traces: list[Trace]) -> list[Verdict] | Failed:
+        try:
+            if self.settings.unit == "trace":
+                return [self._whole(model, question, trace) for trace in traces]
+            claims = [self._claims(question, trace) for trace in traces]
+            scores = score_claims(model, question, sorted({c for cs in claims for c in cs}))
+        except OF_THE_QUESTION as error:
+            return Failed(str(error))
+        return [self._verdict(trace, cs, scores, model.name) for trace, cs in zip(traces, claims, strict=True)]
+
+    def _claims(self, question: Question, trace: Trace) -> tuple[str, ...]:
+        if self.extractor is None or trace.think is None:
+            return listed(trace.think)
+        teller = connected(self.extractor, "textual_teacher")
+        prompt = Prompt(fill(template(teller.manner, "extract"), trace=trace.think))
+        key = ("extract", question.id, trace.index)
+        return listed(teller.sample([prompt], 1, 0.0, 128, [key])[0][0].text)
+
+    def _whole(self, model: LocalModel, question: Question, trace: Trace) -> Verdict:
+        if trace.think is None:
+            return Verdict(index=trace.index, claims=(), accepted=False, reason=NO_THINKING, by=model.name)
+        prompt = Prompt(fill(template(model.manner, "trace"), trace=trace.think), question.clip)
+        score = yes_scores(model, [prompt])[0]
+        heard = score >= self.settings.threshold
+        claim = Claim(text="the whole trace", score=score, heard=heard)
+        reason = "" if heard else NOT_HEARD + claim.text
+        return Verdict(index=trace.index, claims=(claim,), accepted=heard, reason=reason, by=model.name)
+
+    def _verdict(self, trace: Trace, texts: tuple[str, ...], scores: dict[str, float], by: str) -> Verdict:
+        claims = tuple(Claim(text=t, score=scores[t], heard=scores[t] >= self.settings.threshold) for t in texts)
+        unheard = [c.text for c in claims if not c.heard]
+        if trace.think is None:
+            reason = NO_THINKING
+        elif not claims and not self.settings.accept_without_claims:
+            reason = NO_CLAIMS
+        else:
+            reason = NOT_HEARD + ", ".join(unheard) if unheard else ""
+        return Verdict(index=trace.index, claims=claims, accepted=not reason, reason=reason, by=by)
+
+
+def score_claims(model: LocalModel, question: Question, claims: Sequence[str]) -> dict[str, float]:
+    """Return the checker's score of each claim about a question's clip."""
+    text = template(model.manner, "claim")
+    prompts = [Prompt(fill(text, claim=claim), question.clip) for claim in claims]
+    return dict(zip(claims, yes_scores(model, prompts), strict=True))
+
+
+def yes_scores(model: LocalModel, prompts: Sequence[Prompt]) -> list[float]:
+    """Return p(yes) / (p(yes) + p(no)) of each prompt, rounded to four digits."""
+    if not prompts:
+        return []
+    return [round(1 / (1 + math.exp(min(no - yes, 700.0))), 4) for yes, no in model.choose(prompts, YES_NO)]
