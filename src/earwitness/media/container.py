@@ -29,6 +29,7 @@ _DECLARES_LENGTH = {"mov", "matroska", "avi", "asf", "wav", "w64", "aiff", "au",
 _EXACT_SEEK = {"mov", "matroska", "wav"}
 _SHORTFALL = 0.05  # a track may end this share of its length, and at least this many seconds, before it was declared to
 _OVERRUN = 0.25  # seconds that a span may pass the end: clips named as 10 s long often are 9.9
+_SURPRISE = "a track appears midway"  # PyAV then looks for it among those it knows, and raises IndexError
 _REMEDY = "re-encode it, for example with `ffmpeg -i IN -c:v libx264 -c:a aac OUT.mp4`"
 
 
@@ -154,6 +155,8 @@ def _measured(source: Source) -> float:
     try:
         for packet in source.container.demux(source.tracks):
             end = max(end, _packet_end(packet) - source.zero)
+    except IndexError:
+        raise _damaged(end, _SURPRISE) from None
     except av.FFmpegError as error:
         raise _damaged(end, _reason(error)) from None
     return end
@@ -212,8 +215,8 @@ def _decoded(source: Source, track: VideoStream | AudioStream, limits: Limits) -
                 yield time, frame
     except av.MemoryError:
         raise MemoryError from None
-    except IndexError:  # a track that comes up midway and that the header did not name
-        raise _damaged(time, "a track appears midway") from None
+    except IndexError:
+        raise _damaged(time, _SURPRISE) from None
     except av.FFmpegError as error:
         raise _damaged(time, _reason(error)) from None
     _check_whole(source, track, end, max(end, reached))

@@ -1,0 +1,181 @@
+"""AVQA (Yang et al. 2022): questions about ten-second clips of VGGSound, in the official rows and in re-split ones.
+
+Official rows name the right choice by index and the clip as `<YouTube id>_<start second>`; re-split rows write the
+answer out, name the clip `<YouTube id>_trimmed.mp4`, and partly leave the choices out.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from earwitness.records import Clip, Question
+from earwitness.sources.problems import Problems, SourceError, folded, shown, unfit
+
+_PLACE = "{video_name}"
+_EXAMPLE = "clips/{video_name}*.mp4"
+_YOUTUBE_ID = 11
+_NONE = "NULL"  # what the official code writes where a choice is missing
+
+
+def read_avqa(
+    annotations: Path | str, media: list[str], split: str, reword: bool = True
+) -> tuple[list[Question], list[str]]:
+    """Return the questions whose clip is on disk, and the names of clips that are not.
+
+    `annotations` is a JSON file, or a folder of files named `SPLIT_*.json`. `media` are patterns such as
+    `clips/{video_name}*.mp4`, tried in order; `{video_name}` is the clip's name without `_trimmed` and ending. Clips
+    vanish from the web, so missing ones are returned for the report, and are an error only if none is found; a name
+    that several files match counts as missing, since no guess is made.
+
+    Choices that repeat another are dropped and an answer that is no choice is left out; the tag `repaired` says so.
+    `reword` asks about the audio instead of the video. Raises SourceError.
+    """
+    questions: list[Question] = []
+    missing: dict[str, None] = {}
+    seen: set[Any] = set()
+    files = _Files(media)
+    for path in _annotation_files(Path(annotations), split):
+        problems = Problems(str(path))
+        for number, row in enumerate(_rows(path), 1):
+            reason = _broken(row, seen)
+            if reason is not None:
+                problems.add(number, reason)
+                continue
+            seen.add(row["id"])
+            found = files.find(row)
+            if isinstance(found, str):
+                missing[found] = None
+            else:
+                questions.append(_question(row, found, split, reword))
+        problems.raise_any()
+    if not questions:
+        raise SourceError(f"none of the {len(missing)} clips of {annotations} matches {media}; check the patterns")
+    return questions, list(missing)
+
+
+def heard_wording(text: str) -> str:
+    """Ask about the audio where a question asks about the video, as is usual for models that only hear."""
+    return re.sub("video", lambda found: "Audio" if found[0][0] == "V" else "audio", text, flags=re.IGNORECASE)
+
+
+def _annotation_files(path: Path, split: str) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = sorted(path.glob(f"{glob.escape(split)}_*.json")) if path.is_dir() else []
+    if not found:
+        raise SourceError(f"no AVQA annotations at {path}; name a JSON file, or a folder with {split}_*.json")
+    return found
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} is not readable JSON ({error}); fetch it again") from None
+    if not isinstance(rows, list):
+        raise SourceError(f"{path} holds no list of rows; name an AVQA annotation file")
+    return rows
+
+
+def _broken(row: Any, seen: set[Any]) -> str | None:
+    """Return why a row (counted from 1) is none of AVQA's, or None."""
+    if not isinstance(row, dict):
+        return f"row {shown(row)} is not an object"
+    for key, kind in (("id", int | str), ("video_name", str), ("question_text", str), ("answer", int | str)):
+        if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
+            return f"{key} is {shown(row.get(key))}; this is no AVQA row"
+    if row["id"] in seen:
+        return f"id {row['id']} appears twice"
+    choices = row.get("multi_choice")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
+        return f"multi_choice is {shown(choices)}, not a list of texts"
+    if isinstance(row["answer"], int) and not 0 <= row["answer"] < len(choices or ()):
+        return f"answer is index {row['answer']} of {len(choices or ())} choices"
+    for name, text in [
+        ("question_text", row["question_text"]),
+        ("video_name", row["video_name"]),
+        *(("a choice", c) for c in choices or ()),
+    ]:
+        if reason := unfit(text, name):
+            return reason
+    return None
+
+
+def _question(row: dict[str, Any], found: Path, split: str, reword: bool) -> Question:
+    choices, answer, repairs = _repaired(row)
+    tags = {"split": split}
+    for tag, key in (("type", "question_type"), ("category", "question_relation")):
+        if isinstance(row.get(key), str):
+            tags[tag] = row[key]
+    if repairs:
+        tags["repaired"] = "; ".join(repairs)
+    text = row["question_text"].strip()
+    return Question(
+        id=f"avqa/{row['id']}",
+        clip=Clip(id=f"avqa/{clip_name(row['video_name'])}", media=str(found.absolute())),
+        text=heard_wording(text) if reword else text,
+        choices=choices,
+        answer=answer,
+        tags=tags,
+    )
+
+
+def _repaired(row: dict[str, Any]) -> tuple[tuple[str, ...] | None, str | None, list[str]]:
+    """Return choices without repetition, the answer as one of them, and what had to be mended."""
+    given = row.get("multi_choice")
+    if not given:
+        return None, str(row["answer"]).strip() or None, []
+    repairs = []
+    kept: dict[str, str] = {}
+    for choice in given:
+        if choice != _NONE:
+            kept.setdefault(folded(choice), choice.strip())
+    if len(kept) < len(given):
+        repairs.append("repeated choice")
+    answer = kept.get(folded(given[row["answer"]] if isinstance(row["answer"], int) else row["answer"]))
+    if answer is None:
+        repairs.append("answer not among the choices")
+    return tuple(kept.values()), answer, repairs
+
+
+def clip_name(video_name: str) -> str:
+    """The clip's name without what re-splits add to it."""
+    return video_name.removesuffix(".mp4").removesuffix("_trimmed")
+
+
+class _Files:
+    """The files that match patterns with a clip's name in them. Each pattern is looked up on disk once."""
+
+    def __init__(self, patterns: list[str]) -> None:
+        if not patterns:
+            raise SourceError(f"no place for AVQA's media; set questions.media to patterns such as {_EXAMPLE}")
+        self._tables = [(pattern, _table(pattern)) for pattern in patterns]
+
+    def find(self, row: dict[str, Any]) -> Path | str:
+        """Return a row's one file, or the clip's name with why there is none."""
+        name = clip_name(row["video_name"])
+        for pattern, table in self._tables:
+            wanted = Path(pattern.replace(_PLACE, glob.escape(name))).name
+            found = [path for path in table.get(name[:_YOUTUBE_ID], []) if path.match(wanted)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                return f"{name} ({len(found)} files match)"
+        return name
+
+
+def _table(pattern: str) -> dict[str, list[Path]]:
+    """Return the files that match a pattern for any clip, by the YouTube id in their names."""
+    folder, _, last = pattern.rpartition("/")
+    before, place, _ = last.partition(_PLACE)
+    if not place or _PLACE in folder or "*" in before:
+        raise SourceError(f"media pattern {pattern!r}: write {_PLACE} in the file's name, before any *: {_EXAMPLE}")
+    table: dict[str, list[Path]] = {}
+    for name in glob.glob(str(Path(pattern.replace(_PLACE, "*")).expanduser()), recursive=True):  # noqa: PTH207
+        path = Path(name)
+        table.setdefault(path.name[len(before) :][:_YOUTUBE_ID], []).append(path)
+    return table

@@ -1,0 +1,415 @@
+"""Reading questions: what is right arrives unchanged, what is wrong is told with file, line and remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from earwitness.records import Clip, Question
+from earwitness.sources.avqa import heard_wording, read_avqa
+from earwitness.sources.questions import SourceError, read_folder, read_questions
+
+GOOD = {"id": "k-1", "media": "clips/kitchen.mp4", "question": "What is heard after the bell?"}
+CHOICES = ["a dog", "a kettle"]
+
+
+def write(folder: Path, *rows) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, *rows) -> str:
+    with pytest.raises(SourceError) as error:
+        read_questions(write(folder, *rows))
+    return str(error.value)
+
+
+# Lines
+
+
+def test_a_whole_line(tmp_path):
+    row = GOOD | {"start": 3.0, "end": 13, "choices": CHOICES, "answer": "a kettle", "tags": {"category": "temporal"}}
+    assert read_questions(write(tmp_path, row)) == [
+        Question(
+            id="k-1",
+            clip=Clip(id="clips/kitchen.mp4@3-13", media=str(tmp_path / "clips/kitchen.mp4"), start=3, end=13),
+            text="What is heard after the bell?",
+            choices=("a dog", "a kettle"),
+            answer="a kettle",
+            tags={"category": "temporal"},
+        )
+    ]
+
+
+def test_an_open_question_of_a_whole_file_and_keys_that_are_null(tmp_path):
+    nulls = dict.fromkeys(["start", "end", "choices", "answer", "tags"])
+    plain, explicit = read_questions(write(tmp_path, GOOD, GOOD | nulls | {"id": "k-2"}))
+    assert plain.clip == explicit.clip == Clip(id="clips/kitchen.mp4", media=str(tmp_path / "clips/kitchen.mp4"))
+    assert plain.choices is None and plain.answer is None and plain.tags == {}
+
+
+@pytest.mark.parametrize(
+    "span, expected",
+    [
+        ({"start": 0}, ""),
+        ({"start": 1.5}, "@1.5-"),
+        ({"end": 2}, "@0-2"),
+        ({"start": 3661.25, "end": 3671}, "@3661.25-3671"),
+    ],
+)
+def test_clips_are_named_by_file_and_span(tmp_path, span, expected):
+    (question,) = read_questions(write(tmp_path, GOOD | span))
+    assert question.clip.id == "clips/kitchen.mp4" + expected
+
+
+@pytest.mark.parametrize("answer", ["a kettle", " A  Kettle ", 1])
+def test_an_answer_becomes_the_choice_as_it_is_spelled(tmp_path, answer):
+    (question,) = read_questions(write(tmp_path, GOOD | {"choices": CHOICES, "answer": answer}))
+    assert question.answer == "a kettle"
+
+
+def test_byte_order_mark_carriage_returns_and_empty_lines(tmp_path):
+    path = tmp_path / "q.jsonl"
+    lines = [
+        json.dumps(GOOD, ensure_ascii=False),
+        "",
+        json.dumps(GOOD | {"id": "k-2", "question": "Où ?"}, ensure_ascii=False),
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert [question.text for question in read_questions(path)] == [GOOD["question"], "Où ?"]
+
+
+def test_a_missing_media_file_is_no_error_here(tmp_path):
+    (question,) = read_questions(write(tmp_path, GOOD))
+    assert not Path(question.clip.media).exists()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"qestion": "x"}, "unknown key 'qestion'; did you mean 'question'?"),
+        ({"question": None}, "'question' is missing"),
+        ({"question": 5}, "question is 5, not text"),
+        ({"question": "  "}, "question is empty"),
+        ({"question": "a\x1b[31mred"}, "control character U+001B"),
+        ({"question": "a\u202eb"}, "control character U+202E"),
+        ({"id": 7}, "id is 7, not text; put it in quotes"),
+        ({"id": "a b"}, "holds a space"),
+        ({"id": "a\n"}, "control character U+000A"),
+        ({"id": "../x"}, "looks like a path"),
+        ({"id": "/x"}, "looks like a path"),
+        ({"id": "a\\b"}, "looks like a path"),
+        ({"id": "x" * 300}, "longer than 200"),
+        ({"media": "../secret.mp4"}, "leaves its folder"),
+        ({"media": "a/../../b.mp4"}, "leaves its folder"),
+        ({"media": "..\\b.mp4"}, "leaves its folder"),
+        ({"media": "/etc/passwd"}, "is absolute"),
+        ({"media": "C:\\x.mp4"}, "is absolute"),
+        ({"media": "https://x.org/a.mp4"}, "is an address; download it"),
+        ({"media": "a\0.mp4"}, "control character U+0000"),
+        ({"start": "3"}, "start is '3', not a number"),
+        ({"start": True}, "start is True, not a number"),
+        ({"start": -1}, "seconds from 0 upwards"),
+        ({"end": 10**400}, "seconds from 0 upwards"),
+        ({"start": 3, "end": 3}, "end 3 is not after start 3"),
+        ({"choices": "a, b"}, "not a list"),
+        ({"choices": ["a"]}, "at least two"),
+        ({"choices": ["a", 2]}, "choice 2 is 2, not text"),
+        ({"choices": ["a", ""]}, "choice 2 is empty"),
+        ({"choices": ["A dog", " a  DOG"]}, "are the same"),
+        ({"choices": CHOICES, "answer": "a kettl"}, "not among the choices; the nearest: 'a kettle'"),
+        ({"choices": CHOICES, "answer": 2}, "index 2, but choices are 0 to 1"),
+        ({"choices": CHOICES, "answer": -1}, "index -1"),
+        ({"choices": CHOICES, "answer": True}, "answer is True"),
+        ({"choices": CHOICES, "answer": 1.0}, "answer is 1.0"),
+        ({"answer": 1}, "answer is 1, not text"),
+        ({"tags": ["x"]}, "tags is ['x']"),
+        ({"tags": {"x": 1}}, "tag 'x' is 1, not text"),
+    ],
+)
+def test_every_problem_is_named_with_its_line(tmp_path, change, said):
+    text = refused(tmp_path, GOOD | {"id": "fine"}, GOOD | change)
+    assert said in text and "questions.jsonl:2:" in text and "1 problem in" in text
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|AUDIO|>",
+        "<|audio_bos|>",
+        "<|video_pad|>",
+        "<|image_pad|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<audio>",
+        "<VIDEO>",
+        "</audio>",
+        "<image>",
+        "<think>",
+        "</think>",
+        "<answer>",
+        "< answer >",
+        "{choices}",
+        "{question}",
+        "{{ question }}",
+        "{row.text}",
+    ],
+)
+def test_tokens_of_models_and_unfilled_placeholders_are_refused_by_name(tmp_path, token):
+    for change in ({"question": f"What is {token} this?"}, {"choices": ["a", f"b {token}"]}):
+        text = refused(tmp_path, GOOD | change)
+        assert token in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Is 3 < 5 | 6 > 2?", "What {is} this".replace("{is}", "{ }"), "a <b> c", "Line one\nline two", "[music] {1, 2}"],
+)
+def test_ordinary_signs_are_left_alone(tmp_path, text):
+    assert read_questions(write(tmp_path, GOOD | {"question": text}))[0].text == text
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("{'id': 1}", "not valid JSON at column 2"),
+        ("[1]", "not an object"),
+        ("[" * 100_000, "nests too deep"),
+        ('{"id": "a", "id": "b"}', "key 'id' is written twice"),
+        ('{"id": "x", "start": NaN}', "NaN is no number"),
+        ('{"id": "x", "end": -Infinity}', "-Infinity is no number"),
+        ('"' + "x" * (1 << 20) + '"', "above 1048576"),
+        ('{"id": "x", "end": ' + "9" * 5000 + "}", "endless number"),
+    ],
+)
+def test_lines_that_are_no_json_objects(tmp_path, line, said):
+    assert said in refused(tmp_path, line)
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    (tmp_path / "q.jsonl").write_bytes(b'{"id": "\xff"}\n')
+    with pytest.raises(SourceError, match=r"q\.jsonl:1: not UTF-8 at byte 9"):
+        read_questions(tmp_path / "q.jsonl")
+
+
+def test_ids_are_unique(tmp_path):
+    assert "questions.jsonl:3: id 'k-1' is that of line 1 too" in refused(tmp_path, GOOD, GOOD | {"id": "k-2"}, GOOD)
+
+
+def test_ten_problems_are_told_and_the_rest_counted(tmp_path):
+    text = refused(tmp_path, *({} for _ in range(25)))
+    assert text.startswith("25 problems in ") and text.count("is missing") == 10 and text.endswith("... and 15 more")
+
+
+def test_links_may_stay_in_the_folder_but_not_leave_it(tmp_path):
+    folder, outside = tmp_path / "set", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "x.mp4").write_bytes(b"x")
+    (folder / "real.mp4").write_bytes(b"x")
+    (folder / "inside.mp4").symlink_to(folder / "real.mp4")
+    (folder / "out.mp4").symlink_to(outside / "x.mp4")
+    (folder / "far").symlink_to(outside)
+    (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
+    assert read_questions(write(folder, GOOD | {"media": "inside.mp4"}))[0].clip.id == "inside.mp4"
+    for media in ("out.mp4", "far/x.mp4"):
+        assert "a link that leaves its folder" in refused(folder, GOOD | {"media": media})
+    refused(folder, GOOD | {"media": "loop.mp4"})
+
+
+def test_a_file_without_questions(tmp_path):
+    assert "holds no question" in refused(tmp_path)
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_questions(tmp_path / "missing.jsonl")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["id", "media", "question", "start", "end", "choices", "answer", "tags"]), JSON))
+def test_any_json_gives_questions_or_a_source_error(tmp_path_factory, row):
+    folder = tmp_path_factory.mktemp("any")
+    try:
+        questions = read_questions(write(folder, GOOD | row))
+    except SourceError:
+        return
+    assert Path(questions[0].clip.media).is_relative_to(folder)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_give_questions_or_a_source_error(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("bytes") / "q.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(SourceError):
+        read_questions(path)
+
+
+# Folders
+
+
+def test_a_folder(tmp_path):
+    write(tmp_path, GOOD)
+    assert read_folder(tmp_path) == read_questions(tmp_path / "questions.jsonl")
+
+
+def test_a_folder_of_videos_alone_says_what_to_write(tmp_path):
+    (tmp_path / "my film.mp4").write_bytes(b"x")
+    with pytest.raises(SourceError) as error:
+        read_folder(tmp_path)
+    told, example = str(error.value).split("\n")
+    assert "has no questions.jsonl; write" in told
+    path = tmp_path / "questions.jsonl"
+    path.write_text(example)
+    assert read_folder(tmp_path)[0].clip.media == str(tmp_path / "my film.mp4")
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(SourceError, match="is not a folder"):
+        read_folder(tmp_path / "nothing")
+
+
+# AVQA
+
+OFFICIAL = {
+    "id": 183,
+    "video_name": "-HG3Omg_89c_000030",
+    "video_id": 341,
+    "question_text": "What happened in the video?",
+    "multi_choice": ["motorboat", "Yacht consignment", "Sailboat set sail", "Consignment car"],
+    "answer": 1,
+    "question_relation": "View",
+    "question_type": "Happening",
+}
+RESPLIT = {
+    "id": 40802,
+    "video_name": "jSZSgsSgiL4_trimmed.mp4",
+    "video_id": 49948,
+    "question_text": "Where did the video take place?",
+    "answer": "seabed",
+    "question_relation": "Both",
+    "question_type": "Where",
+    "label": "scuba diving",
+    "multi_choice": ["field", "at sea", " Seabed", "on the subway"],
+}
+
+
+@pytest.fixture
+def avqa(tmp_path):
+    """A function that writes rows to a file and reads them with two clips on disk."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("-HG3Omg_89c_000030.mp4", "jSZSgsSgiL4_000070.mp4"):
+        (clips / name).write_bytes(b"x")
+
+    def read(*rows, patterns=("clips/{video_name}*.mp4",), **options):
+        (tmp_path / "train_Some.json").write_text(json.dumps(rows))
+        return read_avqa(tmp_path, [str(tmp_path / pattern) for pattern in patterns], "train", **options)
+
+    read.folder = tmp_path
+    return read
+
+
+def test_avqa_official_and_resplit_rows(avqa):
+    (official, resplit), missing = avqa(OFFICIAL, RESPLIT)
+    assert missing == []
+    assert official == Question(
+        id="avqa/183",
+        clip=Clip(id="avqa/-HG3Omg_89c_000030", media=str(avqa.folder / "clips" / "-HG3Omg_89c_000030.mp4")),
+        text="What happened in the audio?",
+        choices=("motorboat", "Yacht consignment", "Sailboat set sail", "Consignment car"),
+        answer="Yacht consignment",
+        tags={"split": "train", "type": "Happening", "category": "View"},
+    )
+    assert (resplit.answer, resplit.clip.id) == ("Seabed", "avqa/jSZSgsSgiL4")
+    assert resplit.clip.media.endswith("jSZSgsSgiL4_000070.mp4") and "repaired" not in resplit.tags
+
+
+def test_avqa_rows_without_choices_are_open(avqa):
+    ((question,), _) = avqa({k: v for k, v in RESPLIT.items() if k != "multi_choice"})
+    assert question.choices is None and question.answer == "seabed"
+
+
+def test_avqa_anomalies_are_mended_and_marked(avqa):
+    repeated = RESPLIT | {"multi_choice": ["Ski Field", "seabed", "ski  field ", "NULL"]}
+    by_index = OFFICIAL | {"multi_choice": ["land", "sea", "Land", "air"], "answer": 2}
+    strange = OFFICIAL | {"id": 5, "answer": "Racetrack"}
+    (first, second, third), _ = avqa(repeated, by_index, strange)
+    assert (first.choices, first.answer, first.tags["repaired"]) == (
+        ("Ski Field", "seabed"),
+        "seabed",
+        "repeated choice",
+    )
+    assert (second.choices, second.answer) == (("land", "sea", "air"), "land")
+    assert third.answer is None and third.tags["repaired"] == "answer not among the choices"
+
+
+def test_avqa_missing_clips_are_told_and_fatal_only_if_all_are(avqa):
+    gone = RESPLIT | {"id": 1, "video_name": "AAAAAAAAAAA_000001"}
+    questions, missing = avqa(gone, RESPLIT, gone | {"id": 2})
+    assert [q.id for q in questions] == ["avqa/40802"] and missing == ["AAAAAAAAAAA_000001"]
+    with pytest.raises(SourceError, match="none of the 1 clips"):
+        avqa(gone)
+
+
+def test_avqa_does_not_guess_between_two_clips_of_one_video(avqa):
+    (avqa.folder / "clips" / "jSZSgsSgiL4_000200.mp4").write_bytes(b"x")
+    questions, missing = avqa(OFFICIAL, RESPLIT)
+    assert len(questions) == 1 and missing == ["jSZSgsSgiL4 (2 files match)"]
+
+
+def test_avqa_patterns_are_tried_in_order(avqa):
+    (avqa.folder / "VGG1").mkdir()
+    (avqa.folder / "VGG1" / "avqa_jSZSgsSgiL4.wav").write_bytes(b"x")
+    (question,), _ = avqa(RESPLIT, patterns=("VGG*/avqa_{video_name}.wav", "clips/{video_name}*.mp4"))
+    assert question.clip.media.endswith("VGG1/avqa_jSZSgsSgiL4.wav")
+    for bad in ("clips/*.mp4", "clips/*{video_name}.mp4", "{video_name}/x.mp4"):
+        with pytest.raises(SourceError, match=r"write \{video_name\} in the file's name"):
+            avqa(RESPLIT, patterns=(bad,))
+    with pytest.raises(SourceError, match=r"set questions\.media"):
+        avqa(RESPLIT, patterns=())
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"answer": 4}, "index 4 of 4"),
+        ({"answer": None}, "answer is None; this is no AVQA row"),
+        ({"question_text": ""}, "question_text is empty"),
+        ({"multi_choice": "a"}, "not a list of texts"),
+        ({"question_text": "What is <audio>?"}, "<audio>"),
+        ({"video_name": "a\nb"}, "control character"),
+    ],
+)
+def test_avqa_broken_rows_are_refused_with_their_number(avqa, change, said):
+    with pytest.raises(SourceError, match=r"train_Some\.json:2: ") as error:
+        avqa(RESPLIT, OFFICIAL | change)
+    assert said in str(error.value)
+
+
+def test_avqa_ids_are_unique_and_files_are_named(avqa, tmp_path):
+    with pytest.raises(SourceError, match="id 183 appears twice"):
+        avqa(OFFICIAL, OFFICIAL)
+    with pytest.raises(SourceError, match=r"folder with val_\*\.json"):
+        read_avqa(tmp_path, ["x/{video_name}.mp4"], "val")
+
+
+def test_heard_wording(avqa):
+    assert (
+        heard_wording("Where did the video take place? Videos, video.")
+        == "Where did the audio take place? Audios, audio."
+    )
+    (question,), _ = avqa(RESPLIT, reword=False)
+    assert question.text == "Where did the video take place?"
