@@ -313,6 +313,14 @@ def test_half_a_sound_is_refused_in_every_format_that_tells(folder, codec, sampl
         media.read_sound(files.cut(path, 0.5))
 
 
+def test_a_wav_whose_writer_could_not_know_its_size_is_read(folder):
+    media.write_sound(folder / "known.wav", files.beeps([0.5], 1, RATE), RATE)
+    data = bytearray((folder / "known.wav").read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    (folder / "piped.wav").write_bytes(data)
+    np.testing.assert_array_equal(media.read_sound(folder / "piped.wav"), media.read_sound(folder / "known.wav"))
+
+
 def test_what_is_no_media_file_is_refused(folder):
     (folder / "garbage.mp4").write_bytes(np.random.default_rng(1).bytes(50_000))
     (folder / "empty.mp4").write_bytes(b"")
@@ -353,7 +361,11 @@ def test_limits_on_what_is_decoded(clip, folder):
     ]:
         with pytest.raises(MediaError, match=said):
             media.read_frames(clip, 4, limits=limits)
-    for limits, said in [(Limits(bytes=1000), "bytes of sound"), (Limits(rate=40_000), "sampling rate of 44100")]:
+    for limits, said in [
+        (Limits(bytes=1000), "bytes of sound"),
+        (Limits(seconds=5), "above 5"),
+        (Limits(rate=40_000), "sampling rate of 44100"),
+    ]:
         with pytest.raises(MediaError, match=said):
             media.read_sound(clip, limits=limits)
     stereo = files.write_stereo(folder / "c.wav", np.zeros(800), np.zeros(800), RATE, "pcm_s16le", "s16")

@@ -74,8 +74,9 @@ def read_frames(
     appear. A frame is given once: a span with fewer frames than `count` gives fewer. The longer side is at most
     `max_side` pixels, both sides even. Raises MediaError for a file that is unreadable, cut short or has no picture.
     """
-    _check_span(path, start, end)
-    header, (images, times) = decoder.call(path, "frames", limits, count=count, start=start, end=end, max_side=max_side)
+    span = _span(path, start, end)
+    sizes = {"count": int(count), "max_side": int(max_side)}
+    header, (images, times) = decoder.call(path, "frames", limits, **span, **sizes)
     return Frames(images, times, header["duration"])
 
 
@@ -90,8 +91,7 @@ def read_sound(
     With `end`, N is exactly the span's samples: silence stands where the track starts late or ends early. Without it,
     N reaches to where the track ends. Raises MediaError for a file that is unreadable, cut short or has no sound.
     """
-    _check_span(path, start, end)
-    _, (samples,) = decoder.call(path, "sound", limits, start=start, end=end)
+    _, (samples,) = decoder.call(path, "sound", limits, **_span(path, start, end))
     return samples
 
 
@@ -112,6 +112,8 @@ def _digest(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_span(path: Path | str, start: float, end: float | None) -> None:
+def _span(path: Path | str, start: float, end: float | None) -> dict[str, float | None]:
+    start, end = float(start), None if end is None else float(end)
     if not math.isfinite(start) or not (end is None or math.isfinite(end)):
         raise MediaError(f"{path}: a span from {start} to {end} s is not finite; give 0 <= start < end")
+    return {"start": start, "end": end}

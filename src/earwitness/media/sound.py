@@ -69,7 +69,7 @@ def mean_of_channels(frame: AudioFrame) -> np.ndarray[Any, Any]:
         planes = (planes.astype(np.float64) - middle) / middle
     elif planes.dtype.kind == "i":
         planes = planes / float(1 << (planes.dtype.itemsize * 8 - 1))
-    return np.asarray(planes.mean(axis=0, dtype=np.float64), np.float32)
+    return np.asarray(planes.sum(axis=0) / channels, np.float32)
 
 
 class Tape:
