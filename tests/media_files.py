@@ -9,7 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from earwitness.media import write_clip
+
 HEIGHT, WIDTH = 48, 64
+BEEPS = [1.0, 2.5, 7.25]
 _BITS = 8
 
 
@@ -42,6 +45,13 @@ def onsets(samples: np.ndarray, rate: int) -> list[float]:
     loud = np.convolve(np.abs(samples), np.ones(rate // 200) / (rate // 200), "full")[: len(samples)] > 0.02
     steps = np.flatnonzero(np.diff(loud.astype(int), prepend=0) > 0)
     return [float(step) / rate for step in steps]
+
+
+def ordinary(folder: Path) -> Path:
+    """Ten seconds: 8 numbered frames per second, and BEEPS."""
+    path = folder / "ordinary clip.mp4"
+    write_clip(path, np.stack([numbered(i) for i in range(80)]), 8, beeps(BEEPS, 10, 44_100), 44_100)
+    return path
 
 
 def write_pictures(
