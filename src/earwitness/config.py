@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from earwitness.records import Pool
@@ -342,6 +343,14 @@ class RunConfig(Section):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigError(f"{origin}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+    def to_toml(self) -> str:
+        """Return the whole resolved configuration as TOML; `load` reads it back to an equal one."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        data["arms"] = {
+            arm: [{"stage": step.stage, **step.settings} for step in steps] for arm, steps in self.arms.items()
+        }
+        return tomli_w.dumps(data)
 
     def variant(self, name: str) -> RunConfig:
         """Return the configuration of a variant: this one with the variant's overrides, and without variants."""

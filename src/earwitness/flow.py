@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from earwitness.records import (
     Verdict,
 )
 from earwitness.run import Run, row_source
+from earwitness.sources import read_sources
 from earwitness.stages.answer import AnswerQuestions
 from earwitness.stages.calibrate import CalibrateChecker
 from earwitness.stages.grade import grade
@@ -34,6 +35,7 @@ from earwitness.table import Failed, Made
 
 DATA_STAGES = ("sample", "vote", "verify", "select")
 Material = tuple[tuple[Question, Lesson], ...]
+Labelled = tuple[tuple[Question, str], ...]
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def calibrate_checker(bench: Workbench, made: Lessons) -> Rows[Claim]:
     return bench.fill("calibrate", identity, questions, sources, make, Claim, lambda q: (q, claimed[q.id]))
 
 
-def material(bench: Workbench, made: Lessons, pool: Pool, labels_only: bool) -> Material:
+def material(made: Lessons, pool: Pool, labels_only: bool) -> Material:
     """Return a pool's lessons; with `labels_only` one bare label for each question that the pool holds.
 
     Raises StageError where the pool is empty, saying which settings decide about it.
@@ -166,12 +168,13 @@ def material(bench: Workbench, made: Lessons, pool: Pool, labels_only: bool) -> 
 
 
 def train_arms(
-    bench: Workbench, made: Lessons, arms: dict[str, tuple[Step, ...]], adapt: Callable[[Material], Material] = tuple
+    bench: Workbench, made: Lessons, arms: dict[str, tuple[Step, ...]]
 ) -> dict[tuple[str, int], Checkpoint | None]:
     """Train every arm with every seed and return its last checkpoint (None: untrained). Equal steps are made once.
 
     On the CPU independent steps run side by side, one worker each.
     """
+    choose = choosing_labels(bench, arms)
     ends: dict[tuple[str, int], Checkpoint | None] = {}
     jobs: dict[str, TrainingJob] = {}
     for arm, steps in arms.items():
@@ -179,7 +182,7 @@ def train_arms(
             parent: Checkpoint | None = None
             for step in steps:
                 if step.stage != "answer":
-                    job = training_job(bench, made, step, parent, seed, adapt)
+                    job = training_job(bench, made, step, parent, seed, choose)
                     jobs[job.key] = job
                     parent = checkpoint_of(job)
             ends[arm, seed] = parent
@@ -207,7 +210,7 @@ def training_job(
     step: Step,
     parent: Checkpoint | None,
     seed: int,
-    adapt: Callable[[Material], Material] = tuple,
+    choose: Labelled = (),
 ) -> TrainingJob:
     """Return the job of one step. Its key is a digest of its settings and of all the content that it reads."""
     if step.stage in NOT_BUILT:
@@ -215,7 +218,7 @@ def training_job(
     settings = bench.config.settings(step)
     assert isinstance(settings, Optimisation)
     pool: Pool = settings.prompts if isinstance(settings, Grpo) else settings.lessons  # type: ignore[attr-defined]
-    pairs = adapt(material(bench, made, pool, labels_only=isinstance(settings, Grpo)))
+    pairs = material(made, pool, labels_only=isinstance(settings, Grpo))
     base = bench.model("student")
     identity = {
         step.stage: settings.identity(),
@@ -226,8 +229,27 @@ def training_job(
         "material": digest([(bench.question_source(q), les.model_dump(mode="json")) for q, les in pairs]),
         "prompts": _prompts("direct", "think"),
     }
+    if settings.candidates > 1:
+        identity["choose"] = digest([(bench.question_source(q), label) for q, label in choose])
     folder = bench.run.folder(step.stage, identity)
-    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name)  # type: ignore[arg-type]
+    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name, choose)  # type: ignore[arg-type]
+
+
+def choosing_labels(bench: Workbench, arms: dict[str, tuple[Step, ...]]) -> Labelled:
+    """Return the questions and labels that checkpoints are chosen by: the teacher's votes, none where none is chosen."""
+    settings = [bench.config.settings(step) for steps in arms.values() for step in steps if step.stage not in NOT_BUILT]
+    if not any(isinstance(s, Optimisation) and s.candidates > 1 for s in settings):
+        return ()
+    asked = bench.config.questions
+    questions = read_sources(asked.choose, asked, asked.choose_limit, bench.note)
+    if asked.choose_by == "gold":
+        return tuple((q, q.answer) for q in questions if q.answer is not None)
+    ballots = count_votes(bench, questions, sample_traces(bench, questions))
+    found = ((q, ballots.of(q)[0].answer) for q in questions if ballots.of(q))
+    labelled = tuple((q, label) for q, label in found if label is not None)
+    if not labelled:
+        raise StageError("candidates are to be compared, and questions.choose gives no labelled question to do it by")
+    return labelled
 
 
 def sit_exam(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from earwitness.records import Question
-from earwitness.sources.world import read_world
+from earwitness.world.questions import read_world
 
 NAMES = ("world", "world-easy", "world-ood")
 DEFAULT_SIZE = 2400

@@ -169,14 +169,20 @@ def restore(model: Any, folder: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint of a folder; incomplete ones (a kill while saving) are removed."""
-    found = []
+    """Return the newest complete checkpoint of a folder, None without one."""
+    found = complete_checkpoints(folder)
+    return str(found[max(found)]) if found else None
+
+
+def complete_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return a folder's complete checkpoints by their step; incomplete ones (a kill while saving) are removed."""
+    found = {}
     for place in folder.glob("checkpoint-*"):
         if (place / COMPLETE).is_file():
-            found.append(place)
+            found[int(place.name.split("-")[1])] = place
         else:
             shutil.rmtree(place)
-    return str(max(found, key=lambda p: int(p.name.split("-")[1]))) if found else None
+    return dict(sorted(found.items()))
 
 
 def _arguments(schedule: Schedule, folder: Path) -> Any:

@@ -17,7 +17,7 @@ from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.sft import Lessons, Supervised
-from earwitness.stages.training import Student, TrainingJob, fit, open_student, save
+from earwitness.stages.training import Student, TrainingJob, fit, open_student, settle
 
 PROMPT = "think"
 
@@ -89,8 +89,8 @@ def practise(job: TrainingJob) -> dict[str, Any]:
         return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
 
     fit(job, student, objective, plan, round_steps=settings.updates)
-    save(job, student, PROMPT)
-    return {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material)}
+    chosen = settle(job, student, PROMPT)
+    return {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material), **chosen}
 
 
 def pass_rate_filter(job: TrainingJob, local: LocalModel) -> list[tuple[Question, Lesson]]:

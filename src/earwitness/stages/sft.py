@@ -16,7 +16,7 @@ from earwitness.learn.tree import Branch, Packed, Tree, pack
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
-from earwitness.stages.training import TrainingJob, fit, open_student, save
+from earwitness.stages.training import TrainingJob, fit, open_student, settle
 
 Material = tuple[Question, Lesson]
 
@@ -60,8 +60,8 @@ def learn_lessons(job: TrainingJob) -> dict[str, Any]:
     first = objective.prepare(student.local.model, plan(0), 0)
     hearing = deaf_test(student.local.model, first.packed)
     fit(job, student, objective, plan)
-    save(job, student, prompt_of(job.material[0][1]))
-    return {"deaf_test": hearing.facts(), "questions": len(plan.groups), "lessons": len(job.material)}
+    chosen = settle(job, student, prompt_of(job.material[0][1]))
+    return {"deaf_test": hearing.facts(), "questions": len(plan.groups), "lessons": len(job.material), **chosen}
 
 
 class Draw:

@@ -30,7 +30,8 @@ class TrainingJob:
     """One training step: all that decides its outcome, and the folder it leaves its checkpoint in.
 
     `base` is the model as shipped, `parent` the checkpoint it goes on from (None: the base). `material` holds the
-    (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded.
+    (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded. `choose` holds the labelled
+    questions by which one of several candidate checkpoints is kept.
     """
 
     stage: Literal["sft", "grpo"]
@@ -41,6 +42,7 @@ class TrainingJob:
     seed: int
     folder: Path
     key: str
+    choose: tuple[tuple[Question, str], ...] = ()
 
 
 def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
@@ -68,8 +70,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
         facts = {"sft": learn_lessons, "grpo": practise}[job.stage](job)
         Run.finish(job.folder, facts)
         for leftover in job.folder.glob("checkpoint-*"):
-            if job.settings.candidates == 1:
-                shutil.rmtree(leftover)
+            shutil.rmtree(leftover)
     return facts
 
 
@@ -180,6 +181,17 @@ def fit(
         seed=job.seed,
     )
     Trainer(student.local.model, objective, plan, schedule, job.folder).fit()
+
+
+def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
+    """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen."""
+    chosen: dict[str, Any] = {}
+    if job.settings.candidates > 1 and job.choose:
+        from earwitness.stages.choose import keep_best
+
+        chosen = keep_best(student.local, job.folder, prompt, job.choose)
+    save(job, student, prompt)
+    return chosen
 
 
 def save(job: TrainingJob, student: Student, prompt: str) -> None:

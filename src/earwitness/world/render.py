@@ -36,9 +36,9 @@ def sound(scene: Scene) -> NDArray[np.float32]:
     wave = rng.standard_normal(RATE * SECONDS) * rng.uniform(*NOISE) * scene.noise
     slot = RATE * SECONDS // SLOTS
     for event in scene.events:
-        tone = tone(event.sound, rng) * rng.uniform(*(LOUD if event.loud else SOFT))
+        voice = tone(event.sound, rng) * rng.uniform(*(LOUD if event.loud else SOFT))
         start = event.slot * slot + int(rng.uniform(0, 0.07) * RATE)
-        wave[start : start + len(tone)] += tone[: len(wave) - start]
+        wave[start : start + len(voice)] += voice[: len(wave) - start]
     return np.clip(wave, -1, 1).astype(np.float32)
 
 

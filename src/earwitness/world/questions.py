@@ -1,4 +1,4 @@
-"""Questions about the embedded world."""
+"""Selections of the world as question records."""
 
 from __future__ import annotations
 

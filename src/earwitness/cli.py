@@ -1,0 +1,219 @@
+"""The command line: thin. Each command is one function that calls what the Python interface calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from earwitness import __version__
+from earwitness.config import ConfigError, RunConfig
+from earwitness.table import RunError
+from earwitness.terminal import clean
+
+DESCRIPTION = """\
+Teach an audio-language model to reason, from a teacher that watches the silent video.
+
+  earwitness demo                                the whole method on the embedded world, in minutes
+  earwitness check my.toml                       what a run would do, before anything is spent
+  earwitness run my.toml --rehearse              every stage with tiny models, two questions, a minute
+  earwitness run my.toml questions.limit=500     the run; the same command continues it after any stop
+  earwitness show runs/my-run                    where it stands; with a question's id: its whole life
+  earwitness listen world:student clip.mp4 "what is heard ?" --choices dog,bell
+"""
+SETTINGS = "settings to override, as section.key=value"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 too much failed, 2 cannot go on, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code: int = arguments.command(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing that was finished is lost: the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        print(f"earwitness: {clean(str(error))}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was written for people: those of this package, and nothing else."""
+    return isinstance(error, ConfigError | RunError) or type(error).__module__.startswith("earwitness.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="earwitness", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"earwitness {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_small(commands)
+    _add_world(commands)
+    return top
+
+
+def _command(commands: argparse._SubParsersAction, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    sub.set_defaults(command=run)
+    return sub
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    sub = _command(commands, "run", run, "Run a configuration; what is done is not done again.")
+    _add_config(sub)
+    sub.add_argument("--until", metavar="STAGE", help="stop after this stage: sample, vote, verify, select, train, answer")
+    sub.add_argument("--redo", choices=["stale", "failed"], help="make rows again whose inputs changed, or that failed")
+    sub.add_argument("--shard", metavar="I/S", help="do only the I-th of S shares of the data stages")
+    sub.add_argument("--rehearse", action="store_true", help="two questions through every stage with tiny random models")
+    sub = _command(commands, "check", check, "Say what a run would do and need, without doing it.")
+    _add_config(sub)
+    sub = _command(commands, "train", train, "Train one step of one arm (what `run` does for each of them).")
+    sub.add_argument("config", type=Path)
+    sub.add_argument("arm", metavar="ARM", help="the arm's name in the configuration")
+    sub.add_argument("step", metavar="STEP", type=int, help="the step's number in the arm, from 1")
+    sub.add_argument("settings", nargs="*", metavar="section.key=value", help=SETTINGS)
+    sub.add_argument("--seed", type=int, required=True, help="the training seed")
+    sub.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+
+
+def _add_config(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", type=Path, help="a TOML file")
+    sub.add_argument("settings", nargs="*", metavar="section.key=value", help=SETTINGS)
+    sub.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+
+
+def _add_small(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    sub = _command(commands, "demo", demo, "One caught lie, then the whole method on the embedded world.")
+    sub.add_argument("settings", nargs="*", metavar="section.key=value", help=SETTINGS)
+    sub.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    sub.add_argument("--quick", action="store_true", help="only the first act: no training")
+    sub = _command(commands, "show", show, "Show where a run stands, or the whole life of one question.")
+    sub.add_argument("run", type=Path, help="a run's folder")
+    sub.add_argument("question", nargs="?", help="a question's id")
+    sub = _command(commands, "listen", listen, "Ask any student about any sound or video file.")
+    sub.add_argument("model", help="world:NAME, a model's folder, or RUN/ARM of a finished run")
+    sub.add_argument("file", type=Path)
+    sub.add_argument("question")
+    sub.add_argument("--choices", help="the options, separated by commas")
+    sub.add_argument("--start", type=float, default=0.0, help="seconds")
+    sub.add_argument("--end", type=float, help="seconds")
+    sub.add_argument("--prompt", choices=["direct", "think"], help="default: the one that the model was trained with")
+    sub.add_argument("--max-tokens", type=int, default=256)
+
+
+def _add_world(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    world = _command(commands, "world", lambda _: 2, "The embedded world: make its weights, or samples of its clips.")
+    parts = world.add_subparsers(metavar="PART", required=True)
+    sub = _command(parts, "build", world_build, "Make the embedded models again from scratch, and print their scores.")
+    sub.add_argument("folder", type=Path, help="where to write them")
+    sub.add_argument("--steps", type=float, default=1.0, help="scale of all training steps (default 1)")
+    sub = _command(parts, "sample", world_sample, "Write clips of the world as MP4 files with their questions.")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--selection", default="world:train", help="which scenes (default world:train)")
+    sub.add_argument("--count", type=int, default=8)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`earwitness run`."""
+    from earwitness.driver import drive
+    from earwitness.rehearsal import rehearse
+
+    config = RunConfig.load(arguments.config, arguments.settings)
+    if arguments.rehearse:
+        return rehearse(config, arguments.root)
+    outcome = drive(config, arguments.root, arguments.until, arguments.redo, _shard(arguments.shard))
+    if outcome.report is not None:
+        print(outcome.text)
+    for stage in outcome.failing:
+        print(f"{stage}: too many questions failed; `earwitness show` says why", file=sys.stderr)
+    return 1 if outcome.failing else 0
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit()):
+        raise ConfigError(f"--shard {text}: write I/S, for example 1/4")
+    return int(first), int(second)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """`earwitness check`."""
+    from earwitness.plan import plan_text
+
+    print(plan_text(RunConfig.load(arguments.config, arguments.settings), arguments.root))
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`earwitness train`."""
+    from earwitness.driver import train_step
+
+    config = RunConfig.load(arguments.config, arguments.settings)
+    print(train_step(config, arguments.root, arguments.arm, arguments.step, arguments.seed))
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """`earwitness demo`."""
+    from earwitness.demo import perform
+
+    return perform(arguments.root, arguments.settings, arguments.quick)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`earwitness show`."""
+    from earwitness.life import life_of, standing
+
+    print(life_of(arguments.run, arguments.question) if arguments.question else standing(arguments.run))
+    return 0
+
+
+def listen(arguments: argparse.Namespace) -> int:
+    """`earwitness listen`."""
+    from earwitness.listen import ask
+
+    choices = tuple(c.strip() for c in arguments.choices.split(",")) if arguments.choices else None
+    print(
+        ask(
+            arguments.model,
+            arguments.file,
+            arguments.question,
+            choices,
+            (arguments.start, arguments.end),
+            arguments.prompt,
+            arguments.max_tokens,
+        )
+    )
+    return 0
+
+
+def world_build(arguments: argparse.Namespace) -> int:
+    """`earwitness world build`."""
+    import json
+
+    from earwitness.pretrain.build import build
+
+    print(json.dumps(build(arguments.folder, arguments.steps), indent=2))
+    return 0
+
+
+def world_sample(arguments: argparse.Namespace) -> int:
+    """`earwitness world sample`."""
+    from earwitness.sources.world_files import write_clips
+
+    print(f"wrote {write_clips(arguments.folder, arguments.selection, arguments.count)}")
+    return 0

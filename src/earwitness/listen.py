@@ -1,0 +1,55 @@
+"""Asking one model about one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from earwitness.answers import read
+from earwitness.config import ConfigError, Model
+from earwitness.models import connect
+from earwitness.models.local import Prompt
+from earwitness.prompts import question_prompt
+from earwitness.records import Clip
+from earwitness.terminal import clean
+
+
+def ask(
+    model: str,
+    file: Path,
+    question: str,
+    choices: tuple[str, ...] | None = None,
+    span: tuple[float, float | None] = (0.0, None),
+    prompt: str | None = None,
+    max_tokens: int = 256,
+) -> str:
+    """Return what a model says about a sound or video file, and the answer that is read from it, as text.
+
+    `model` is `world:student`, a model's or adapter's folder, or `RUN/ARM` of a finished run; `span` is in seconds.
+    """
+    student = connect(model_spec(model), "student")
+    name = prompt or student.trained_prompt or "direct"
+    text = question_prompt(student.manner, name, question, choices)
+    clip = Clip(id=file.name, media=str(file.resolve()), start=span[0], end=span[1])
+    said = student.sample([Prompt(text, clip)], 1, 0.0, max_tokens, [()])[0][0]
+    answer = read(said.text, choices).answer
+    return f"{clean(said.text)}\n\nanswer: {clean(answer) if answer is not None else 'none that can be read'}"
+
+
+def model_spec(name: str) -> Model:
+    """Return the spec of a model that a person names."""
+    if name.startswith("world:"):
+        return Model(kind="world", name=name.removeprefix("world:"))
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return Model(kind="local", name=base, adapter=name)
+    if (folder / "config.json").is_file():
+        return Model(kind="local", name=name)
+    arms = folder.parent / "arms.json"
+    if arms.is_file():
+        table = json.loads(arms.read_text(encoding="utf-8"))
+        if folder.name in table:
+            return Model.model_validate(table[folder.name])
+        raise ConfigError(f"the run {folder.parent} has no arm {folder.name!r}; it has {', '.join(sorted(table))}")
+    raise ConfigError(f"{name} is neither world:NAME, nor a model's folder, nor RUN/ARM of a finished run")

@@ -1,0 +1,44 @@
+"""What the pools of lessons hold, measured against the truth where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from earwitness.answers import same
+from earwitness.claims import listed
+from earwitness.records import Lesson, Pool, Question
+
+
+def pool_rows(
+    variant: str, questions: Sequence[Question], lessons_of: Callable[[Question], Sequence[Lesson]]
+) -> list[dict[str, Any]]:
+    """Return, per pool, its questions and traces, the share of right labels, and of traces with an absent sound.
+
+    Shares are None where the truth is not known. Used for measuring only: nothing is chosen by it.
+    """
+    return [_row(variant, pool, questions, lessons_of) for pool in get_args(Pool) if pool != "gold"]
+
+
+def _row(
+    variant: str, pool: Pool, questions: Sequence[Question], lessons_of: Callable[[Question], Sequence[Lesson]]
+) -> dict[str, Any]:
+    members = [(q, lesson) for q in questions for lesson in lessons_of(q) if pool in lesson.pools]
+    right = [same(lesson.answer, q.answer) for q, lesson in members if q.answer is not None]
+    absent = [
+        not set(listed(lesson.think)) <= set(q.clip.sounds)
+        for q, lesson in members
+        if lesson.think is not None and q.clip.sounds is not None
+    ]
+    return {
+        "variant": variant,
+        "pool": pool,
+        "questions": len({q.id for q, _ in members}),
+        "traces": len(members),
+        "label_right": _share(right),
+        "absent_sound": _share(absent),
+    }
+
+
+def _share(values: list[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
