@@ -183,7 +183,7 @@ def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str] | None, ...]:
 
 def _pattern(choice: str, letter: str) -> re.Pattern[str] | None:
     """Return what mentions a choice: its words as whole words, or its label in brackets or after `option`."""
-    bare = _ARTICLE.sub("", folded(choice), count=1)
+    bare = re.sub(r"^(?:a|an|the)\s+(?=\S)", "", folded(choice))
     ways = []
     if bare:
         words = re.split(r"[\s_]+|(?<=[^\W\d])-(?=[^\W\d])", bare)

@@ -23,19 +23,27 @@ def bootstrap_interval(
     The clustered bootstrap: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8. Each
     resample's mean is over the questions drawn, so clips with more questions weigh more, as they do in the accuracy.
     """
-    values = np.asarray(correct, dtype=np.float64)
-    index, count = _numbered(clusters, values.shape[-1:])
-    if values.ndim != 1 or not count:
-        raise ValueError(f"bootstrap_interval: `correct` must be (n,) with n > 0, not {values.shape}")
-    sums = np.bincount(index, weights=values, minlength=count)
-    sizes = np.bincount(index, minlength=count)
+    return bootstrap_intervals([correct], clusters, rounds, seed)[0]
+
+
+def bootstrap_intervals(
+    outcomes: Sequence[ArrayLike], clusters: Sequence[Hashable], rounds: int = 2000, seed: int = 0
+) -> list[tuple[float, float]]:
+    """Return `bootstrap_interval` of each of several outcomes (n,) on the same questions, drawing the clips once."""
+    values = np.asarray(outcomes, dtype=np.float64)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"bootstrap_intervals: every outcome must be (n,) with n > 0, not {values.shape[1:]}")
+    index, count = _numbered(clusters, values.shape[1:])
+    sums = np.stack([np.bincount(index, weights=row, minlength=count) for row in values], axis=1)
+    sizes = np.bincount(index, minlength=count).astype(np.float64)
     rng = np.random.default_rng(seed)
     means = []
     for block in _blocks(rounds, count):
-        drawn = rng.integers(0, count, size=(block, count))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+        drawn = rng.integers(0, count, size=(block, count)) + np.arange(block)[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=block * count).reshape(block, count).astype(np.float64)
+        means.append((times @ sums) / (times @ sizes)[:, None])
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> tuple[int, int, float]:
