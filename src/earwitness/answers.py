@@ -194,11 +194,11 @@ def _stated(part: str, choices: Sequence[str]) -> list[str] | None:
 
 
 def _statement(text: str, choices: Sequence[str]) -> list[str] | None:
-    """Read what follows `the answer is`: its line, then its first sentence."""
+    """Read what follows `the answer is`: all of it, its line, then its first sentence."""
     line = text.strip().split("\n", 1)[0]
     sentence = mentions.sentences(line)[0] if line else ""
-    tries: list[tuple[_Rule, str]] = [(_exact, line), (_letter, line), (_exact, sentence), (_head, sentence)]
-    for rule, part in [*tries, (_mention, sentence)]:
+    exact: list[tuple[_Rule, str]] = [(_exact, text), (_exact, line), (_letter, line)]
+    for rule, part in [*exact, (_exact, sentence), (_head, sentence), (_mention, sentence)]:
         found = rule(part, choices)
         if found is not None:
             return found
