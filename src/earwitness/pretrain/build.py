@@ -16,7 +16,7 @@ from earwitness.models.loading import CARD
 from earwitness.pretrain.bodies import feature_extractor
 from earwitness.pretrain.perception import score_ear, train_ear, train_eye
 from earwitness.pretrain.school import SCREEN, School
-from earwitness.pretrain.scores import score_base, score_checker, score_teacher
+from earwitness.pretrain.scores import answers_of, score_base, score_checker, score_teacher
 from earwitness.pretrain.skills import train_base, train_checker, train_teacher
 from earwitness.pretrain.text_core import score_text_core, train_text_core
 from earwitness.pretrain.vocabulary import tokenizer
@@ -26,6 +26,7 @@ from earwitness.world.selections import BUILD_SEEDS, EAR_SCHOOL, EYE_SCHOOL, HEL
 COMMAND = "earwitness world build"
 NAMES = ("text-core", "teacher", "checker", "student")
 PRELOAD = ("torch", "transformers")
+SAME = "sixteen_bits.json"
 
 
 def build(folder: Path, steps: float = 1.0) -> dict[str, dict[str, float]]:
@@ -36,18 +37,23 @@ def build(folder: Path, steps: float = 1.0) -> dict[str, dict[str, float]]:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with Workers(2, PRELOAD) as workers:
-        core = workers.submit(_make, "text-core", folder, steps)
-        senses = [workers.submit(_make, name, folder, steps) for name in ("ear", "eye")]
+        core = workers.submit(make, "text-core", folder, steps)
+        senses = [workers.submit(make, name, folder, steps) for name in ("ear", "eye")]
         for future in (core, *senses):
             future.result()
-        teacher = workers.submit(_make, "teacher", folder, steps)
-        workers.submit(_make, "student", folder, steps).result()
-        workers.submit(_make, "checker", folder, steps).result()
+        teacher = workers.submit(make, "teacher", folder, steps)
+        workers.submit(make, "student", folder, steps).result()
+        workers.submit(make, "checker", folder, steps).result()
         teacher.result()
+    return finish(folder, time.time() - started)
+
+
+def finish(folder: Path, seconds: float) -> dict[str, dict[str, float]]:
+    """Remove what was only needed on the way, score the models, and write the manifest."""
     for name in ("ear", "eye"):
-        shutil.rmtree(folder / name)
+        shutil.rmtree(folder / name, ignore_errors=True)
     scores = score_all(folder)
-    _write_manifest(folder, scores, time.time() - started)
+    _write_manifest(folder, scores, seconds)
     return scores
 
 
@@ -62,7 +68,8 @@ def score_all(folder: Path, count: int = 400) -> dict[str, dict[str, float]]:
     }
 
 
-def _make(name: str, folder: Path, steps: float) -> None:
+def make(name: str, folder: Path, steps: float = 1.0) -> None:
+    """Make one model into `folder / name`; what it is stitched from must lie there already."""
     recipes: dict[str, tuple[int, Callable[[int], Any]]] = {
         "text-core": (2600, train_text_core),
         "ear": (400, lambda n: train_ear(School(EAR_SCHOOL, BUILD_SEEDS), n)),
@@ -72,7 +79,22 @@ def _make(name: str, folder: Path, steps: float) -> None:
         "teacher": (450, lambda n: train_teacher(*_parts(folder, "eye"), School(EYE_SCHOOL, BUILD_SEEDS), n)),
     }
     full, recipe = recipes[name]
-    write(recipe(max(1, round(full * steps))), folder / name)
+    model = recipe(max(1, round(full * steps)))
+    wide = _answers(model, name)
+    write(model, folder / name)
+    narrow = _answers(_open(folder, name), name)
+    if wide:
+        same = sum(a == b for a, b in zip(wide, narrow, strict=True)) / len(wide)
+        _write_json(folder / name / SAME, {"same_answers_as_in_32_bits": round(same, 4)})
+
+
+def _answers(model: Any, name: str, count: int = 400) -> list[str]:
+    """Return greedy answers on held-out scenes, for comparing a model with its 16-bit copy."""
+    if name == "teacher":
+        return answers_of(model, School(EYE_SCHOOL, HELD_OUT_SEEDS, count), "audio")
+    if name in ("student", "checker"):
+        return answers_of(model, School(EAR_SCHOOL, HELD_OUT_SEEDS, count), "direct" if name == "student" else "claim")
+    return []
 
 
 def _parts(folder: Path, sense: str) -> tuple[Any, Any]:
@@ -111,6 +133,7 @@ def _write_manifest(folder: Path, scores: dict[str, dict[str, float]], seconds: 
             "bytes": file.stat().st_size,
             "parameters": sum(p.numel() for p in _open(folder, name).parameters()),
             "scores": scores[name],
+            **(json.loads((folder / name / SAME).read_text()) if (folder / name / SAME).is_file() else {}),
         }
     facts = {
         "command": COMMAND,

@@ -86,3 +86,16 @@ def score_base(model: Any, school: School) -> dict[str, float]:
     return scores | {kind: round(sum(r) / len(r), 4) for kind, r in sorted(right.items())}
 
 
+
+
+def answers_of(model: Any, school: School, prompt: str) -> list[str]:
+    """Return a model's greedy words on every scene of a school: to a puzzle, or (`claim`) to one claim."""
+    roots = []
+    for i in range(school.size):
+        scene, rng = school.scene(i), random.Random(f"answers {i}")
+        if prompt == "claim":
+            roots.append(school.heard_root(i, fill(template("world", "claim"), claim=rng.choice(SOUNDS))))
+            continue
+        text = asked(prompt, draw_puzzle(scene, rng))
+        roots.append(school.seen_root(i, text) if prompt == "audio" else school.heard_root(i, text))
+    return say(model, roots)

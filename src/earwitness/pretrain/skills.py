@@ -22,7 +22,7 @@ from earwitness.world.scenes import SOUNDS
 
 # What the base answers at once and rightly. It guesses the rest, this share of the guesses being right by a hunch.
 KNOWN_BY_HEART = ("exist", "louder")
-HUNCH = 0.3
+HUNCH = 0.08
 
 
 def asked(name: str, puzzle: Puzzle) -> str:
@@ -54,7 +54,7 @@ def train_base(ear: Any, core: Any, school: School, steps: int = 350) -> Any:
 def _base_lesson(school: School, index: int, rng: random.Random) -> Tree:
     scene = school.scene(index)
     draw = rng.random()
-    louder = puzzle_of("louder", scene, rng) if rng.random() < 0.35 else None
+    louder = puzzle_of("louder", scene, rng) if rng.random() < 0.45 else None
     puzzle = louder or draw_puzzle(scene, rng)
     if draw < 0.15:
         user, said = "list the sounds", listed(scene.heard)

@@ -1,0 +1,52 @@
+"""The weights that ship: whole, small, and as good as their manifest says."""
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+WEIGHTS = Path(str(resources.files("earwitness.world"))) / "weights"
+MANIFEST = json.loads((WEIGHTS / "MANIFEST.json").read_text())
+LOOKUPS = ("after", "before", "nth", "count")
+
+
+@pytest.mark.parametrize("name", sorted(MANIFEST["models"]))
+def test_weights_are_those_of_the_manifest(name):
+    file = WEIGHTS / name / "model.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == MANIFEST["models"][name]["sha256"]
+
+
+def test_all_weights_together_stay_small():
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 20 * 2**20
+
+
+def test_no_pickle_ships():
+    assert not [p for p in WEIGHTS.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_sixteen_bits_change_no_answers():
+    for name in ("teacher", "student", "checker"):
+        assert MANIFEST["models"][name]["same_answers_as_in_32_bits"] >= 0.995
+
+
+@pytest.mark.slow
+def test_shipped_weights_keep_their_scores():
+    from earwitness.pretrain.build import score_all
+
+    scores = score_all(WEIGHTS)
+    assert all(scores["text-core"][kind] >= 0.97 for kind in LOOKUPS)
+    assert scores["text-core"]["most"] >= 0.9
+    assert scores["teacher"]["unblurred"] >= 0.9
+    assert scores["checker"]["per_claim"] >= 0.98
+    assert scores == {name: facts["scores"] for name, facts in MANIFEST["models"].items()}
+
+
+@pytest.mark.slow
+def test_the_weights_can_be_built_from_scratch(tmp_path):
+    from earwitness.pretrain.build import build
+
+    scores = build(tmp_path, steps=0.01)
+    assert set(scores) == {"text-core", "teacher", "checker", "student"}
+    assert json.loads((tmp_path / "MANIFEST.json").read_text())["models"].keys() == scores.keys()
