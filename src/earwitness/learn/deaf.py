@@ -16,7 +16,7 @@ SOUND = "input_features"
 LEAST_CHANGE = 1e-4  # nats
 
 
-class DeafModel(Exception):
+class DeafModel(Exception):  # noqa: N818 (it reads as what it is)
     """The model's training forward does not hear: training it would be a silent waste."""
 
 
@@ -25,8 +25,9 @@ class Hearing:
     """What the deaf test measured.
 
     `gradient`: largest gradient at the audio features. `change`: largest change of a trained token's log-probability
-    when the sound is another clip's; `noise`: the same between two equal forwards. `label_drop`: by how much the mean
-    log-probability of the trained tokens falls without their own sound. All but the first in nats.
+    when the sound is another clip's (noise, for lack of another clip); `noise`: the same between two equal forwards.
+    `label_drop`: by how much the mean log-probability of the trained tokens falls without their own sound. All but
+    the first in nats.
     """
 
     gradient: float
@@ -53,7 +54,8 @@ def deaf_test(model: Any, batch: Packed, score: Score = token_logprobs) -> Heari
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
-    if hearing.gradient == 0 or hearing.change <= max(100 * hearing.noise, LEAST_CHANGE):
+    # Written so that a measurement which is not a number refuses, too.
+    if not (hearing.gradient > 0 and hearing.change > max(100 * hearing.noise, LEAST_CHANGE)):
         raise DeafModel(
             "the training forward does not hear the sound: gradient at the audio features "
             f"{hearing.gradient:.2g}, log-probabilities move by {hearing.change:.2g} nats when the sound is another "
@@ -80,8 +82,11 @@ def _measure(model: Any, batch: Packed, score: Score) -> Hearing:
 
 
 def _other_sound(features: Tensor) -> Tensor:
-    """Return each row's features replaced by the next row's; a lone row's are played backwards."""
-    return features.roll(1, 0) if len(features) > 1 else features.flip(-1)
+    """Return (R, mels, frames) features replaced by the row's before; noise as loud where that is the same sound."""
+    other = features.roll(1, 0)
+    same = (other == features).flatten(1).all(1)[:, None, None]
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
+    return torch.where(same, noise * features.std().clamp_min(0.5) + features.mean(), other)
 
 
 def _with_sound(batch: Packed, features: Tensor) -> Packed:

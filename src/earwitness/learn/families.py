@@ -30,17 +30,17 @@ def mrope_positions(ids: Tensor, config: Any, media: dict[str, Tensor]) -> Tenso
     """Return the (3, P) time, height and width positions of Qwen2.5-VL for one prompt with at most one video.
 
     Text goes on after the furthest position of the video, as the released weights were trained; transformers 5.23
-    continues two positions after the video's start instead.
+    lets it go on as if the video were only as long as it is high or wide.
     """
     pads = (ids == config.video_token_id).nonzero()[:, 0]
     if not len(pads):
         return torch.arange(len(ids)).expand(3, -1)
     merge = config.vision_config.spatial_merge_size
     frames, height, width = (int(n) for n in media["video_grid_thw"][0])
-    interval = config.vision_config.tokens_per_second * float(media["second_per_grid_ts"][0])
+    per_second, spacing = config.vision_config.tokens_per_second, media["second_per_grid_ts"][0].float()
     start, count = int(pads[0]), len(pads)
     grid = torch.meshgrid(
-        (torch.arange(frames) * interval).long(),
+        (torch.arange(frames) * spacing * per_second).long(),  # in this order, or some positions round down
         torch.arange(height // merge),
         torch.arange(width // merge),
         indexing="ij",

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from earwitness.learn.tree import Packed
@@ -20,8 +19,12 @@ def hidden_states(model: Any, batch: Packed) -> Tensor:
     """Run a model over a packed batch: (R, L, D), the last hidden states after the final norm.
 
     The wrapped model's own forward is called (a distributed wrapper synchronises gradients only then), with its head
-    stepping aside so that no (R, L, V) logits are made.
+    stepping aside so that no (R, L, V) logits are made. Raises ValueError for a batch that does not fit the window.
     """
+    require_dense_mask(model)
+    last = int(batch.position_ids.max())
+    if last >= window(model):
+        raise ValueError(f"a sequence reaches position {last}, the model's window ends at {window(model)}: shorten it")
     with _headless(unwrapped(model).lm_head):
         output = model(
             input_ids=batch.input_ids,
@@ -34,27 +37,45 @@ def hidden_states(model: Any, batch: Packed) -> Tensor:
     return hidden
 
 
+def window(model: Any) -> int:
+    """Return how many tokens a model was made for."""
+    return int(unwrapped(model).config.get_text_config().max_position_embeddings)
+
+
 @contextmanager
 def _headless(head: Any) -> Iterator[None]:
+    before = head.__dict__.get("forward")  # a wrapper may have put its own there
     head.forward = lambda hidden: hidden
     try:
         yield
     finally:
         del head.forward
+        if before is not None:
+            head.forward = before
+
+
+def require_dense_mask(model: Any) -> None:
+    """Raise ValueError unless the language model's attention reads a boolean mask as one.
+
+    `eager` would add it to the scores, and flash kernels drop it: both would mix the branches without an error.
+    """
+    kind = unwrapped(model).config.get_text_config()._attn_implementation
+    if kind != "sdpa":
+        raise ValueError(f"the prefix tree needs attn_implementation='sdpa', this model was loaded with {kind!r}")
 
 
 def unwrapped(model: Any) -> Any:
     """Return the transformers model inside a PEFT or a distributed wrapper."""
     model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def token_logprobs(model: Any, batch: Packed, temperature: float = 1.0) -> Tensor:
     """Return the log-probability (nats) of each of the batch's N targets: (N), never holding full (R, L, V) logits."""
     hidden = hidden_states(model, batch)[batch.row, batch.source]
-    head = unwrapped(model).lm_head.weight
+    head = unwrapped(model).lm_head
     parts = []
-    for states, targets in zip(hidden.split(CHUNK), batch.target.split(CHUNK), strict=True):
+    for states, targets in zip(torch.split(hidden, CHUNK), torch.split(batch.target, CHUNK), strict=True):
         if len(hidden) > CHUNK and torch.is_grad_enabled():
             parts.append(checkpoint(_score, states, head, targets, temperature, use_reentrant=False))
         else:
@@ -62,8 +83,8 @@ def token_logprobs(model: Any, batch: Packed, temperature: float = 1.0) -> Tenso
     return torch.cat(parts)
 
 
-def _score(states: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    logits = F.linear(states, head).float() / temperature
+def _score(states: Tensor, head: Any, targets: Tensor, temperature: float) -> Tensor:
+    logits: Tensor = head(states).float() / temperature
     return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
 

@@ -97,17 +97,21 @@ def roll_out(
         "cut_off": float(sum(not s.stopped for g in groups for s in g)),
     }
     kept = [i for i in range(len(tasks)) if varied[i] or settings.keep_equal_groups]
-    return _pack([(tasks[i].root, groups[i], advantage[i]) for i in kept], model, decoding, facts, reference, remember_old, settings)
+    # With several processes each must run the same forward passes: one without a signal runs one that counts nothing.
+    idle = not kept and torch.distributed.is_initialized()
+    chosen = [(tasks[i].root, groups[i], advantage[i]) for i in (kept or [0] * idle)]
+    rollout = _pack(chosen, facts, decoding.pad_id, next(model.parameters()).device)
+    if idle:
+        rollout.copies.zero_()
+    if rollout.batch is not None:
+        with torch.no_grad():
+            rollout.old = token_logprobs(model, rollout.batch, settings.temperature) if remember_old else None
+            rollout.reference = reference(rollout.batch) if reference else None
+    return rollout
 
 
 def _pack(
-    groups: list[tuple[Root, list[Sampled], Tensor]],
-    model: Any,
-    decoding: Decoding,
-    facts: dict[str, float],
-    reference: Callable[[Packed], Tensor] | None,
-    remember_old: bool,
-    settings: PolicySettings,
+    groups: Sequence[tuple[Root, list[Sampled], Tensor]], facts: dict[str, float], pad_id: int, device: torch.device
 ) -> Rollout:
     trees, advantage, length, copies = [], [], [], []
     for root, samples, values in groups:
@@ -119,26 +123,18 @@ def _pack(
         advantage += [worth[ids] for ids in distinct]
         length += [len(ids) for ids in distinct]
         copies += list(distinct.values())
-    device = next(model.parameters()).device
-    batch = pack(trees, decoding.pad_id).to(device) if trees else None
-    old = reference_logprobs = None
-    if batch is not None:
-        with torch.no_grad():
-            old = token_logprobs(model, batch, settings.temperature) if remember_old else None
-            reference_logprobs = reference(batch) if reference else None
-    floats = (torch.tensor(x, dtype=torch.float32, device=device) for x in (advantage, length, copies))
-    return Rollout(batch, *floats, old, reference_logprobs, facts)
+    batch = pack(trees, pad_id).to(device) if trees else None
+    a, n, c = (torch.tensor(x, dtype=torch.float32, device=device) for x in (advantage, length, copies))
+    return Rollout(batch, advantage=a, length=n, copies=c, old=None, reference=None, facts=facts)
 
 
-def policy_terms(
-    model: Any, rollout: Rollout, totals: dict[str, float], settings: PolicySettings
-) -> dict[str, Tensor]:
+def policy_terms(model: Any, rollout: Rollout, totals: dict[str, float], settings: PolicySettings) -> dict[str, Tensor]:
     """Return the `policy` and `kl_ref` terms (kl_ref not yet multiplied by beta), normalised by the global totals.
 
     Per token: -min(rho a, clip(rho, 1 - low, 1 + high) a), and exp(d) - d - 1 with d = log p_ref - log p.
     """
-    zero = sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
     if rollout.batch is None:
+        zero = sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
         return {"policy": zero, "kl_ref": zero.detach()}
     logprobs = token_logprobs(model, rollout.batch, settings.temperature)
     branch = rollout.batch.branch

@@ -1,7 +1,7 @@
 """Sampling in process: every prompt is run once, its cache branched to the samples, finished samples dropped.
 
 The model may be any transformers model whose `model` attribute takes a cache; positions are explicit, so families
-with M-RoPE decode like the others. Media placeholders can never be sampled.
+with M-RoPE decode like the others. What is forbidden, media placeholders above all, can never be sampled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earwitness.learn.losses import unwrapped
+from earwitness.learn.losses import require_dense_mask, unwrapped, window
 from earwitness.learn.noise import uniforms
 from earwitness.learn.tree import Packed, Root, Tree, pack
 
@@ -41,15 +41,32 @@ class Sampled:
 def sample(
     model: Any, roots: Sequence[Root], samples: int, decoding: Decoding, keys: Sequence[tuple[object, ...]]
 ) -> list[list[Sampled]]:
-    """Draw `samples` continuations of each root. The noise of sample s of root r is a function of (*keys[r], s)."""
+    """Draw `samples` continuations of each root. The noise of sample s of root r is a function of (*keys[r], s).
+
+    A sample ends with a stop token, after `decoding.max_tokens`, or where the model's window is full, whatever else is
+    in the batch. Raises ValueError for a root that leaves no room for an answer.
+    """
+    if not roots:
+        return []
+    require_dense_mask(model)
+    limits = [room(model, root, decoding.max_tokens) for root in roots for _ in range(samples)]
     was_training = model.training
     model.eval()
     try:
         state = _prefill(model, roots, samples, decoding)
-        noise = _noise(keys, samples, decoding).to(state.last.device)
-        return _decode(model, state, noise, len(roots), samples, decoding)
+        noise = _noise(keys, samples, max(limits), decoding.temperature).to(state.last.device)
+        flat = _decode(model, state, noise, limits, decoding)
     finally:
         model.train(was_training)
+    return [flat[i : i + samples] for i in range(0, len(flat), samples)]
+
+
+def room(model: Any, root: Root, max_tokens: int) -> int:
+    """Return how many tokens may follow a root: `max_tokens`, or what is left of the model's window."""
+    left = window(model) - len(root.ids)
+    if left < 1:
+        raise ValueError(f"a prompt of {len(root.ids)} tokens does not fit the model's window of {window(model)}")
+    return min(max_tokens, left)
 
 
 @dataclass
@@ -76,7 +93,7 @@ def _prefill(model: Any, roots: Sequence[Root], samples: int, decoding: Decoding
     ).last_hidden_state
     lengths = torch.tensor([len(root.ids) for root in roots], device=hidden.device)
     visible = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    last = hidden[torch.arange(len(roots)), lengths - 1]
+    last = hidden[torch.arange(len(roots), device=hidden.device), lengths - 1]
     following = batch.position_ids.masked_fill(~visible, -1).amax(-1) + 1
     if following.dim() == 2:  # M-RoPE: text goes on after the furthest of the three axes
         following = following.amax(0).expand(3, -1)
@@ -90,28 +107,25 @@ def _prefill(model: Any, roots: Sequence[Root], samples: int, decoding: Decoding
     )
 
 
-def _noise(keys: Sequence[tuple[object, ...]], samples: int, decoding: Decoding) -> Tensor:
-    if not decoding.temperature:
-        return torch.zeros(len(keys) * samples, decoding.max_tokens, dtype=torch.float64)
-    rows = [uniforms(decoding.max_tokens, *key, s) for key in keys for s in range(samples)]
-    return torch.tensor(rows) if not rows else torch.stack([torch.from_numpy(row) for row in rows])
+def _noise(keys: Sequence[tuple[object, ...]], samples: int, steps: int, temperature: float) -> Tensor:
+    """Return (samples of all keys, steps) noise; greedy decoding needs none."""
+    if not temperature:
+        return torch.zeros(len(keys) * samples, steps, dtype=torch.float64)
+    return torch.stack([torch.from_numpy(uniforms(steps, *key, s)) for key in keys for s in range(samples)])
 
 
-def _decode(
-    model: Any, state: _State, noise: Tensor, prompts: int, samples: int, decoding: Decoding
-) -> list[list[Sampled]]:
+def _decode(model: Any, state: _State, noise: Tensor, limits: Sequence[int], decoding: Decoding) -> list[Sampled]:
     body, head = unwrapped(model).model, unwrapped(model).lm_head
-    drawn: list[list[int]] = [[] for _ in range(prompts * samples)]
+    drawn: list[list[int]] = [[] for _ in limits]
     stopped = [False] * len(drawn)
     active = list(range(len(drawn)))
-    stop = set(decoding.stop)
-    for step in range(decoding.max_tokens):
+    for step in range(max(limits)):
         tokens = draw(head(state.last), noise[active, step], decoding)
         for n, token in zip(active, tokens.tolist(), strict=True):
             drawn[n].append(token)
-            stopped[n] = token in stop
-        going = [i for i, n in enumerate(active) if not stopped[n]]
-        if not going or step == decoding.max_tokens - 1:
+            stopped[n] = token in decoding.stop
+        going = [i for i, n in enumerate(active) if not stopped[n] and step + 1 < limits[n]]
+        if not going:
             break
         if len(going) < len(active):
             _keep(state, torch.tensor(going, device=tokens.device))
@@ -125,8 +139,7 @@ def _decode(
             use_cache=True,
         ).last_hidden_state[:, -1]
         state.position = state.position + 1
-    flat = [Sampled(tuple(ids), done) for ids, done in zip(drawn, stopped, strict=True)]
-    return [flat[i : i + samples] for i in range(0, len(flat), samples)]
+    return [Sampled(tuple(ids), done) for ids, done in zip(drawn, stopped, strict=True)]
 
 
 def _keep(state: _State, rows: Tensor) -> None:
@@ -136,9 +149,16 @@ def _keep(state: _State, rows: Tensor) -> None:
 
 
 def draw(logits: Tensor, noise: Tensor, decoding: Decoding) -> Tensor:
-    """Draw one token per row of (B, V) logits by inverting the cumulative distribution at the (B) noise."""
-    logits = logits.float()
-    logits[:, list(decoding.forbidden)] = -torch.inf
+    """Draw one token per row of (B, V) logits by inverting the cumulative distribution at the (B) noise.
+
+    Raises FloatingPointError where the logits are not numbers: every token would be as good as any.
+    """
+    if not logits.amax(-1).isfinite().all():
+        raise FloatingPointError(
+            "the model's logits are not finite: its weights, or the sound it was given, are broken"
+        )
+    forbidden = torch.tensor(decoding.forbidden, dtype=torch.long, device=logits.device)
+    logits = logits.float().index_fill(-1, forbidden, -torch.inf)
     if not decoding.temperature:
         return logits.argmax(-1)
     cumulative = (logits / decoding.temperature).double().softmax(-1).cumsum(-1)

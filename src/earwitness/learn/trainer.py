@@ -6,9 +6,10 @@ What is trained differs only in the objective: where a step's batch comes from, 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: see `config.Optimisation`. `checkpoint_every` counts optimizer steps."""
+    """How long and how fast: see `config.Optimisation`. `checkpoint_every` counts optimizer steps.
+
+    `accumulation` is the number of micro-batches that each process cuts its share of a step into.
+    """
 
     steps: int
     learning_rate: float
@@ -60,14 +64,28 @@ class Steps(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[int, list[Any]]:
         step, part = divmod(index, self.parts)
-        return step, list(self.plan(step))[part :: self.parts]
+        items = list(self.plan(step))
+        if len(items) < self.parts:
+            raise ValueError(
+                f"step {step} holds {len(items)} items, too few for {self.parts} micro-batches (accumulation times "
+                "processes): set micro_batch higher, or use fewer processes"
+            )
+        return step, items[part :: self.parts]
 
 
 @dataclass
 class Totals:
-    """The counts of one optimizer step over all its micro-batches and processes."""
+    """One optimizer step: its counts over all micro-batches and processes, and its terms, added up as they come."""
 
     counts: dict[str, float]
+    owed: int
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Add a micro-batch's terms."""
+        self.owed -= 1
+        for name, term in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + float(term.detach())
 
 
 class Trainer(transformers.Trainer):  # type: ignore[misc]
@@ -82,7 +100,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         folder: Path,
         progress: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
-        arguments = _arguments(schedule, folder)
+        arguments = _arguments(schedule, folder, on_cpu=next(model.parameters()).device.type == "cpu")
         parts = schedule.accumulation * max(1, arguments.world_size)
         super().__init__(
             model=model,
@@ -100,7 +118,14 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
 
     def fit(self) -> None:
         """Train to the last step, from the last complete checkpoint if there is one."""
-        self.train(resume_from_checkpoint=last_checkpoint(self.folder))
+        checkpoints = complete_checkpoints(self.folder)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            for place in set(self.folder.glob("checkpoint-*")) - set(checkpoints.values()):
+                shutil.rmtree(place)  # a kill while saving
+            _cut_log(self.log_file, max(checkpoints, default=0))
+        self.accelerator.wait_for_everyone()
+        self.train(resume_from_checkpoint=str(checkpoints[max(checkpoints)]) if checkpoints else None)
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)
@@ -114,7 +139,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         names = sorted(batches[0].counts())
         local = torch.tensor([[b.counts()[n] for n in names] for b in batches], dtype=torch.float64, device=device)
         total = self.accelerator.reduce(local.sum(0), reduction="sum")
-        return batches, Totals(dict(zip(names, total.tolist(), strict=True)))
+        return batches, Totals(dict(zip(names, total.tolist(), strict=True)), owed=num_batches)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs
@@ -123,18 +148,25 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Return the weighted sum of the objective's terms; distributed averaging over processes is undone."""
-        terms = self.objective.terms(model, inputs, num_items_in_batch.counts)
+        totals: Totals = num_items_in_batch
+        terms = self.objective.terms(model, inputs, totals.counts)
         loss = sum((self.objective.weights[name] * term for name, term in terms.items()), torch.zeros(()))
-        self._note(terms, num_items_in_batch.counts)
+        totals.add(terms)
+        if not totals.owed:
+            self._note(totals, loss.device)
         scaled: Tensor = loss * self.accelerator.num_processes
         return scaled
 
-    def _note(self, terms: dict[str, Tensor], counts: dict[str, float]) -> None:
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        step = self.state.global_step + 1
+    def _note(self, totals: Totals, device: torch.device) -> None:
+        """Write a step's line to the log. Raises FloatingPointError before a loss that is no number can do harm."""
+        step, names = self.state.global_step + 1, sorted(totals.terms)
+        local = torch.tensor([totals.terms[name] for name in names], dtype=torch.float64, device=device)
+        values = dict(zip(names, self.accelerator.reduce(local, reduction="sum").tolist(), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(f"step {step}: the loss is not finite ({values}); lower the learning rate")
         if self.is_world_process_zero():
             with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values, **counts}) + "\n")
+                file.write(json.dumps({"step": step, **values, **totals.counts}) + "\n")
             if self.progress:
                 self.progress(step, values)
 
@@ -147,6 +179,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
@@ -162,37 +195,37 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
 
 def restore(model: Any, folder: Path) -> None:
     """Load a full model's weights from a folder into `model`, tensor by tensor, or raise naming what is missing."""
-    saved = type(model).from_pretrained(folder, dtype=next(model.parameters()).dtype, use_safetensors=True)
-    result = model.load_state_dict(saved.state_dict(), strict=True)
-    if result.missing_keys or result.unexpected_keys:
-        raise RuntimeError(f"{folder} does not restore this model: {result}")
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint of a folder, None without one."""
-    found = complete_checkpoints(folder)
-    return str(found[max(found)]) if found else None
+    saved, info = type(model).from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    astray = {name: keys for name, keys in info.items() if name.endswith("_keys") and keys}
+    if astray:
+        raise RuntimeError(f"{folder} does not restore this model: {astray}")
+    model.load_state_dict(saved.state_dict(), strict=True)
 
 
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
-    """Return a folder's complete checkpoints by their step; incomplete ones (a kill while saving) are removed."""
-    found = {}
-    for place in folder.glob("checkpoint-*"):
-        if (place / COMPLETE).is_file():
-            found[int(place.name.split("-")[1])] = place
-        else:
-            shutil.rmtree(place)
+    """Return a folder's complete checkpoints by their step, in order; one whose saving was cut short does not count."""
+    found = {int(file.parent.name.split("-")[1]): file.parent for file in folder.glob(f"checkpoint-*/{COMPLETE}")}
     return dict(sorted(found.items()))
 
 
-def _arguments(schedule: Schedule, folder: Path) -> Any:
-    return transformers.TrainingArguments(
+def _cut_log(file: Path, last_step: int) -> None:
+    """Keep the lines of a log up to a step: the later ones are about to be written again."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    file.write_text("".join(line for line in whole if json.loads(line)["step"] <= last_step), encoding="utf-8")
+
+
+def _arguments(schedule: Schedule, folder: Path, on_cpu: bool) -> Any:
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=schedule.accumulation,
         learning_rate=schedule.learning_rate,
-        lr_scheduler_type=schedule.schedule,
+        # Trainer's "constant" would ignore the warm-up without a word.
+        lr_scheduler_type="constant_with_warmup" if schedule.schedule == "constant" else schedule.schedule,
         warmup_steps=round(schedule.warmup * schedule.steps),
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.clip,
@@ -207,8 +240,13 @@ def _arguments(schedule: Schedule, folder: Path) -> Any:
         data_seed=schedule.seed,
         dataloader_pin_memory=False,
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu,
+        # The head is used outside the wrapped forward, which the search for unused parameters would not see.
+        ddp_find_unused_parameters=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # DataParallel would cut masks and positions along the wrong axes: use processes
+    return arguments
 
 
-__all__ = ["Objective", "Schedule", "Trainer", "last_checkpoint", "restore"]
+__all__ = ["Objective", "Schedule", "Trainer", "complete_checkpoints", "restore"]

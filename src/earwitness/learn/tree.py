@@ -72,7 +72,13 @@ class Packed:
 
 
 def pack(trees: Sequence[Tree], pad_id: int) -> Packed:
-    """Pack one tree a row. Rows are padded on the right; padding sees only itself."""
+    """Pack one tree a row. Rows are padded on the right; padding sees only itself.
+
+    Raises ValueError for no trees at all, for a root without tokens (nothing would predict a branch's first token),
+    and for rows of which only some have a media tensor.
+    """
+    if not trees or not all(tree.root.ids for tree in trees):
+        raise ValueError("a batch needs at least one tree, and every tree a root of at least one token")
     length = max(len(t.root.ids) + sum(len(b.ids) for b in t.branches) for t in trees)
     ids = torch.full((len(trees), length), pad_id)
     mask = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
@@ -81,8 +87,7 @@ def pack(trees: Sequence[Tree], pad_id: int) -> Packed:
         tokens = [*tree.root.ids, *(i for b in tree.branches for i in b.ids)]
         ids[r, : len(tokens)] = torch.tensor(tokens)
         positions.append(_positions(tree, length))
-        end = _connect(mask[r], tree)
-        assert end == len(tokens)
+        _connect(mask[r], tree)
         picks += _predictions(tree, r, branch_count)
         branch_count += len(tree.branches)
     columns = list(zip(*picks, strict=True)) if picks else [()] * 5
@@ -104,7 +109,7 @@ def _positions(tree: Tree, length: int) -> Tensor:
     root = tree.root.positions
     if root is None:
         root = torch.arange(len(tree.root.ids))
-    start = int(root.max()) + 1 if root.numel() else 0
+    start = int(root.max()) + 1
     parts = [root]
     for branch in tree.branches:
         step = torch.arange(start, start + len(branch.ids))
@@ -113,7 +118,7 @@ def _positions(tree: Tree, length: int) -> Tensor:
     return torch.nn.functional.pad(joined, (0, length - joined.shape[-1]))
 
 
-def _connect(mask: Tensor, tree: Tree) -> int:
+def _connect(mask: Tensor, tree: Tree) -> None:
     p = len(tree.root.ids)
     mask[:p, :p] = torch.ones(p, p, dtype=torch.bool).tril()
     at = p
@@ -122,7 +127,6 @@ def _connect(mask: Tensor, tree: Tree) -> int:
         mask[at : at + n, :p] = True
         mask[at : at + n, at : at + n] = torch.ones(n, n, dtype=torch.bool).tril()
         at += n
-    return at
 
 
 def _predictions(tree: Tree, row: int, first_branch: int) -> list[tuple[int, int, int, int, float]]:

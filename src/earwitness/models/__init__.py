@@ -29,10 +29,12 @@ def connect(spec: Model, role: Role) -> LocalModel:
 
     if spec.kind == "served":
         raise ModelError(
-            f"{role}: served models are not built yet in this version; name a local one (kind = \"local\"), "
+            f'{role}: served models are not built yet in this version; name a local one (kind = "local"), '
             "or rehearse this configuration with --rehearse"
         )
-    return LocalModel(spec.name, load(spec), SENSES[role])
+    # A model in a folder is called by the folder's name: rows that say who wrote them hold no paths.
+    name = Path(spec.name).name if Path(spec.name).is_dir() else spec.name
+    return LocalModel(name, load(spec), SENSES[role])
 
 
 @lru_cache(maxsize=2)

@@ -15,9 +15,11 @@ from torch import Tensor
 from earwitness.media import RATE, Frames
 
 Media = dict[str, Tensor]
+RESCALE = 1 / 255
+LONGEST = 200  # times as long as wide: what the official processor still takes
 
 
-class MediaLimit(Exception):
+class MediaLimit(Exception):  # noqa: N818 (it reads as what it is)
     """A clip that this model's window cannot take: too short to hear anything, or longer than the window."""
 
 
@@ -33,9 +35,7 @@ def audio_tensors(extractor: Any, wave: NDArray[np.float32], where: str) -> tupl
             f"{where}: {len(wave) / RATE:.1f} s of sound do not fit the model's window of {window:g} s; "
             "give the question a span with start and end"
         )
-    made = extractor(
-        wave, sampling_rate=RATE, padding="max_length", return_attention_mask=True, return_tensors="pt"
-    )
+    made = extractor(wave, sampling_rate=RATE, padding="max_length", return_attention_mask=True, return_tensors="pt")
     mask = made["attention_mask"]
     tokens = ((int(mask.sum()) - 1) // 2 + 1 - 2) // 2 + 1
     if tokens < 2:
@@ -48,14 +48,15 @@ def video_tensors(config: Any, settings: Any, frames: Frames) -> tuple[Media, in
 
     Equal to the official video processor: bicubic resize to multiples of patch x merge within the pixel limits,
     CLIP's normalisation, patches in merge-block order; an odd number of frames is padded with its last one.
+    `config` is the model's, `settings` a VideoSettings. Raises MediaLimit for a picture too long and thin to resize.
     """
     vision = config.vision_config
     patch, merge, per_patch = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     images = torch.from_numpy(np.ascontiguousarray(frames.images)).permute(0, 3, 1, 2)
-    height, width = smart_resize(*images.shape[-2:], patch * merge, settings.min_pixels, settings.max_pixels)
-    pixels = _resize(images, height, width).float() / 255
-    mean, std = (torch.tensor(x)[:, None, None] for x in (settings.mean, settings.std))
-    pixels = (pixels - mean) / std
+    height, width = smart_resize(
+        images.shape[-2], images.shape[-1], patch * merge, settings.min_pixels, settings.max_pixels
+    )
+    pixels = _normalise(_resize(images, height, width), settings.mean, settings.std)
     while len(pixels) % per_patch:
         pixels = torch.cat([pixels, pixels[-1:]])
     t, h, w = len(pixels) // per_patch, height // patch, width // patch
@@ -65,13 +66,18 @@ def video_tensors(config: Any, settings: Any, frames: Frames) -> tuple[Media, in
     media = {
         "pixel_values_videos": flat,
         "video_grid_thw": torch.tensor([[t, h, w]]),
-        "second_per_grid_ts": torch.tensor([spacing * per_patch]),
+        "second_per_grid_ts": torch.tensor([spacing * per_patch], dtype=torch.float32),
     }
     return media, t * h * w // merge**2
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Return the size nearest to (height, width) whose sides are multiples of `factor`, within the pixel limits."""
+    """Return the size nearest to (height, width) whose sides are multiples of `factor`, within the pixel limits.
+
+    The rule of Qwen2-VL's processors. Raises MediaLimit for pictures more than 200 times longer than wide.
+    """
+    if max(height, width) > LONGEST * min(height, width):
+        raise MediaLimit(f"a picture of {width} x {height} pixels is too long and thin for this model; crop it")
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -85,12 +91,18 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
 
 def _resize(images: Tensor, height: int, width: int) -> Tensor:
+    """Resize (F, 3, H, W) bytes as bytes: floats, rounded afterwards, are off by a step in places."""
     if images.shape[-2:] == (height, width):
         return images
-    resized = torch.nn.functional.interpolate(
-        images.float(), size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    return torch.nn.functional.interpolate(
+        images.contiguous(), size=(height, width), mode="bicubic", antialias=True, align_corners=False
     )
-    return resized.round().clamp(0, 255)
+
+
+def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return bytes as floats of CLIP's scale, with the official processor's order of operations."""
+    scaled_mean, scaled_std = (torch.tensor(x)[:, None, None] * (1.0 / RESCALE) for x in (mean, std))
+    return (images.float() - scaled_mean) / scaled_std
 
 
 class FeatureCache:

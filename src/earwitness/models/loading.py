@@ -1,11 +1,16 @@
-"""Loading models from a folder or a hub name, refusing everything that could run foreign code."""
+"""Loading models from a folder or a hub name, refusing everything that could run foreign code.
+
+Of a hub name only weights and text are fetched, into the hub's own cache, and then read like any folder: what is
+refused in a folder is refused there too.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +18,8 @@ from earwitness.config import Model
 from earwitness.learn.families import FAMILIES, Family, family_of
 from earwitness.models.places import ModelError, place_of
 
+T = TypeVar("T")
+FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # of a hub name: no code, no pickles
 CARD = "earwitness.json"  # how to speak to a model of ours: {"manner": "world" | "plain", "prompt": "think" | "direct"}
 
 
@@ -28,7 +35,10 @@ class VideoSettings:
 
 @dataclass
 class Loaded:
-    """A model with what it needs to read prompts. `extractor` is None for models without ears."""
+    """A model with what it needs to read prompts. `extractor` is None for models without ears.
+
+    `manner` is how the prompts speak to it, `prompt` the one it was trained on (None: unknown).
+    """
 
     model: Any
     tokenizer: Any
@@ -40,19 +50,25 @@ class Loaded:
 
 
 def load(spec: Model) -> Loaded:
-    """Load a `world` or `local` model in evaluation mode, with its adapter if it names one."""
+    """Load a `world` or `local` model in evaluation mode, with its adapter if it names one.
+
+    Raises ModelError for what cannot be loaded or must not be.
+    """
     import transformers
 
-    place = place_of(spec)
-    refuse_unsafe(Path(place))
-    source = {"revision": spec.revision} if spec.revision else {}
-    config = _read(place, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **source))
-    family = family_of(config)
+    place = resolve(place_of(spec), spec.revision)
+    refuse_unsafe(place)
+    config = _read(place, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
+    family = _read(place, lambda: family_of(config))
     device = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     model = _read(
         place,
         lambda: getattr(transformers, family.model_class).from_pretrained(
-            place, dtype=_dtype(spec.dtype, device), use_safetensors=True, trust_remote_code=False, **source
+            place,
+            dtype=_dtype(spec.dtype, device),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",  # what the prefix tree needs, whatever the file says
         ),
     ).to(device)
     if spec.adapter:
@@ -61,34 +77,54 @@ def load(spec: Model) -> Loaded:
     card = _card(Path(spec.adapter or place))
     return Loaded(
         model=model.eval(),
-        tokenizer=_read(place, lambda: transformers.AutoTokenizer.from_pretrained(place, **source)),
-        extractor=transformers.AutoFeatureExtractor.from_pretrained(place, **source) if hears else None,
-        video=video_settings(Path(place)),
+        tokenizer=_tokenizer(place, hears),
+        extractor=_read(place, lambda: transformers.AutoFeatureExtractor.from_pretrained(place)) if hears else None,
+        video=video_settings(place),
         family=family,
         manner=str(card.get("manner", "plain")),
         prompt=card.get("prompt"),
     )
 
 
+def resolve(name: str, revision: str | None = None) -> Path:
+    """Return the folder of a model: the one named, or the hub's files of that name, fetched where they are not yet."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=FETCHED))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{name!r} is not a folder, and not to be had from the hub either ({reason})") from error
+
+
 def attach_adapter(model: Any, folder: str, name: str = "default", trainable: bool = False) -> Any:
-    """Put a PEFT adapter (safetensors) on a model under a name."""
+    """Put a PEFT adapter (a folder with safetensors) on a model under a name."""
     from peft import PeftModel
 
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder} holds no adapter_model.safetensors; adapters are loaded from safetensors only")
+    refuse_unsafe(Path(folder))
     if isinstance(model, PeftModel):
         model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
         return model
     return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
 
 
+def merge_adapter(model: Any, folder: str) -> Any:
+    """Return a full model with an adapter's changes in its weights, and each weight as trainable as it was before."""
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    merged = attach_adapter(model, folder).merge_and_unload()
+    for name, parameter in merged.named_parameters():
+        parameter.requires_grad_(trainable[name])  # PEFT freezes all of them, and leaves them so
+    return merged
+
+
 def refuse_unsafe(folder: Path) -> None:
     """Refuse a folder whose configuration names code of its own, or that holds weights only as pickles."""
-    if not folder.is_dir():
-        return
-    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            _refuse_code(folder / name)
+    for file in sorted(folder.glob("*config.json")):
+        _refuse_code(file)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds no .safetensors weights; weights are never loaded from pickles")
 
@@ -98,38 +134,58 @@ def _refuse_code(file: Path) -> None:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from None
-    stack = [data]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, dict):
-            if "auto_map" in value:
-                raise ModelError(f"{file} asks for code of its own (auto_map), which is never run")
-            for key, inner in value.items():
-                if "attn_implementation" in key and isinstance(inner, str) and "/" in inner:
-                    raise ModelError(f"{file} asks for foreign attention code ({inner!r}), which is never run")
-            stack += value.values()
-        elif isinstance(value, list):
-            stack += value
+    for key, value in _entries(data):
+        if key == "auto_map":
+            raise ModelError(f"{file} asks for code of its own (auto_map), which is never run")
+        # "name/kernel" is fetched from a hub and run; a dictionary may name one per part of the model.
+        if key.endswith("_implementation") and "/" in str(value):
+            raise ModelError(f"{file} asks for foreign attention code ({value!r}), which is never run")
+        if key == "megatron_config" and value:
+            raise ModelError(f"{file} asks for a module to be imported (megatron_config), which is never done")
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key and value in nested JSON."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _entries(inner)
 
 
 def video_settings(folder: Path) -> VideoSettings:
     """Read the pixel limits and normalisation of a model's video processor, or return Qwen2.5-VL's defaults."""
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file():
-            data = json.loads((folder / name).read_text(encoding="utf-8"))
-            size, default = data.get("size") or {}, VideoSettings()
-            return VideoSettings(
-                min_pixels=data.get("min_pixels") or size.get("shortest_edge", default.min_pixels),
-                max_pixels=data.get("max_pixels") or size.get("longest_edge", default.max_pixels),
-                mean=tuple(data.get("image_mean", default.mean)),
-                std=tuple(data.get("image_std", default.std)),
-            )
-    return VideoSettings()
+    default = VideoSettings()
+    found = [_json(folder / "video_preprocessor_config.json")]
+    found.append(_json(folder / "processor_config.json").get("video_processor") or {})
+    found.append(_json(folder / "preprocessor_config.json"))
+    data = next((settings for settings in found if settings), {})
+    size = data.get("size") or {}
+    return VideoSettings(
+        min_pixels=data.get("min_pixels") or size.get("shortest_edge", default.min_pixels),
+        max_pixels=data.get("max_pixels") or size.get("longest_edge", default.max_pixels),
+        mean=tuple(data.get("image_mean", default.mean)),
+        std=tuple(data.get("image_std", default.std)),
+    )
+
+
+def _tokenizer(place: Path, hears: bool) -> Any:
+    """Load the tokenizer. Older listeners keep their chat template with the processor: it is looked up there, too."""
+    import transformers
+
+    tokenizer = _read(place, lambda: transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+    if tokenizer.chat_template is None and hears:
+        tokenizer.chat_template = _read(place, lambda: transformers.AutoProcessor.from_pretrained(place)).chat_template
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{place} holds no chat template: a model without one cannot be asked; take an instruct model")
+    return tokenizer
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    file = folder / CARD
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return _json(folder / CARD)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _dtype(name: str, device: str) -> torch.dtype:
@@ -139,9 +195,10 @@ def _dtype(name: str, device: str) -> torch.dtype:
     return dtype
 
 
-def _read(place: str, load_it: Any) -> Any:
+def _read(place: Path, load_it: Callable[[], T]) -> T:
     try:
         return load_it()
     except (OSError, ValueError) as error:
         known = ", ".join(sorted(FAMILIES))
-        raise ModelError(f"the model {place!r} cannot be loaded ({str(error).splitlines()[0]}); known types: {known}") from error
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"the model {place} cannot be loaded ({reason}); known types: {known}") from error

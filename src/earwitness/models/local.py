@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earwitness.learn.losses import token_logprobs
+from earwitness.learn.losses import token_logprobs, window
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Root, Tree, pack
 from earwitness.models.features import FeatureCache, Media, audio_tensors, video_tensors
@@ -26,12 +26,16 @@ ADMITTED: dict[Sense, frozenset[str]] = {
     "hearing": frozenset({"input_features", "feature_attention_mask"}),
     "reading": frozenset(),
 }
-PART = {"sight": "video", "hearing": "audio"}
+# How a chat template is told of a clip; templates look for the type, for the key, or for either.
+PART: dict[Sense, dict[str, str]] = {
+    "sight": {"type": "video", "video": ""},
+    "hearing": {"type": "audio", "audio": ""},
+}
 POSITION_ONLY = ("second_per_grid_ts",)  # needed to place tokens, not by the forward pass
 
 
 class PromptError(Exception):
-    """A prompt that must not be sent: its text would be taken for media or for the frame of the conversation."""
+    """A prompt that must not be sent: too long, or its text would be taken for media or the conversation's frame."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class LocalModel:
         if sense != "reading" and sense not in self.family.senses:
             able = ", ".join(sorted(self.family.senses)) or "only reading"
             raise ModelError(f"{name} is asked for {sense}, and its class is capable of {able}: name another model")
-        self.special = [t for t in self.tokenizer.all_special_tokens if t != self.tokenizer.unk_token]
-        stop = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
+        self.special = self._special_ids()
+        stop = self.model.generation_config.eos_token_id
+        stop = self.tokenizer.eos_token_id if stop is None else stop
         self.stop = tuple(stop) if isinstance(stop, list) else (int(stop),)
+        self.turn_end = self._turn_end()
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop[0]
-        self.forbidden = tuple(sorted(set(self.tokenizer.all_special_ids) - set(self.stop)))
+        self.forbidden = tuple(sorted(self.special - set(self.stop)))
 
     def encode(self, prompt: Prompt) -> Root:
         """Turn a prompt into token ids, positions and media tensors. Raises PromptError, MediaError or MediaLimit."""
@@ -82,12 +88,17 @@ class LocalModel:
         count = 0
         if self.sense != "reading" and (prompt.clip is not None or prompt.wave is not None):
             media, count = self._perceive(prompt)
-            parts.insert(0, {"type": PART[self.sense]})
+            parts.insert(0, PART[self.sense])
         admit(self.sense, media)
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
         )
-        ids = torch.tensor(self.tokenizer(self._expand(text, count), add_special_tokens=False)["input_ids"])
+        ids = torch.tensor(self._ids(self._expand(text, count)))
+        if len(ids) >= window(self.model):
+            raise PromptError(
+                f"a prompt of {len(ids)} tokens leaves {self.name} no room to answer in its window of "
+                f"{window(self.model)}: give the question a shorter span, or fewer frames"
+            )
         make = self.family.positions
         positions = make(ids, self.model.config, media) if make else None
         shown = {k: v for k, v in media.items() if k not in POSITION_ONLY}
@@ -95,7 +106,7 @@ class LocalModel:
 
     def response_ids(self, text: str) -> tuple[int, ...]:
         """Return a response's token ids, ended by the stop token: what a student is trained to say."""
-        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.stop[0])
+        return (*self._ids(text), self.turn_end)
 
     def sample(
         self,
@@ -117,16 +128,18 @@ class LocalModel:
         keys: Sequence[tuple[object, ...]],
     ) -> list[list[Completion]]:
         """Like `sample`, for prompts that are encoded already."""
-        decoding = Decoding(temperature, self._room(roots, max_tokens), self.pad, self.stop, self.forbidden)
+        decoding = Decoding(temperature, max_tokens, self.pad, self.stop, self.forbidden)
         drawn = sample(self.model, roots, samples, decoding, keys)
         return [[self._complete(s.ids, s.stopped) for s in group] for group in drawn]
 
     @torch.no_grad()
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[list[float]]:
         """Return the log-probability (nats) of each option as the whole beginning of the answer to each prompt."""
-        branches = tuple(
-            Branch.trained(self.tokenizer(option, add_special_tokens=False)["input_ids"]) for option in options
-        )
+        branches = tuple(Branch.trained(self._ids(option)) for option in options)
+        if not all(branch.ids for branch in branches):
+            raise ValueError(f"an option without a token cannot be scored: {list(options)}")
+        if not prompts:
+            return []
         batch = pack([Tree(self.encode(p), branches) for p in prompts], self.pad).to(self.model.device)
         logprobs = token_logprobs(self.model, batch)
         sums = torch.zeros(len(prompts) * len(options), device=logprobs.device).index_add(0, batch.branch, logprobs)
@@ -134,17 +147,35 @@ class LocalModel:
         return scores
 
     def _perceive(self, prompt: Prompt) -> tuple[Media, int]:
-        where = prompt.clip.id if prompt.clip else "a given waveform"
-        if self.sense == "sight":
-            assert prompt.clip is not None
-            clip = prompt.clip
-            make = lambda: video_tensors(self.model.config, self.video, load_frames(clip, prompt.frames))  # noqa: E731
-            return self.cache.get((clip, prompt.frames), make)
+        clip, frames = prompt.clip, prompt.frames
+        where = clip.id if clip else "a given waveform"
         if prompt.wave is not None:
+            if self.sense != "hearing":
+                raise ModelError(f"{self.name} is here for its {self.sense} and must not be given a sound")
             return audio_tensors(self.extractor, prompt.wave, where)
-        assert prompt.clip is not None
-        clip = prompt.clip
+        assert clip is not None
+        if self.sense == "sight":
+            config, video = self.model.config, self.video
+            return self.cache.get((clip, frames), lambda: video_tensors(config, video, load_frames(clip, frames)))
         return self.cache.get(clip, lambda: audio_tensors(self.extractor, load_sound(clip), where))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _special_ids(self) -> frozenset[int]:
+        """Return the tokens that are no text: a prompt's text must not hold them, and none is ever sampled."""
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        placeholder = (
+            {self.tokenizer.convert_tokens_to_ids(self.family.placeholder)} if self.family.placeholder else set()
+        )
+        return frozenset(added | placeholder | set(self.tokenizer.all_special_ids))
+
+    def _turn_end(self) -> int:
+        """Return the stop token that the chat template puts behind an answer: what a student learns to end with."""
+        turns = [{"role": role, "content": [{"type": "text", "text": "~"}]} for role in ("user", "assistant")]
+        told = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        return next((i for i in self._ids(told.rpartition("~")[2]) if i in self.stop), self.stop[0])
 
     def _expand(self, text: str, count: int) -> str:
         placeholder = self.family.placeholder
@@ -156,16 +187,11 @@ class LocalModel:
         return before + placeholder * count + after
 
     def _refuse_placeholders(self, text: str) -> None:
-        found = next((token for token in self.special if token in text), None)
-        if found:
-            raise PromptError(f"the text holds {found!r}, which {self.name} would not read as text: reword it")
-
-    def _room(self, roots: Sequence[Root], max_tokens: int) -> int:
-        window = int(self.model.config.get_text_config().max_position_embeddings)
-        room = window - max(len(root.ids) for root in roots)
-        if room < 1:
-            raise PromptError(f"a prompt of {window - room} tokens does not fit {self.name}'s window of {window}")
-        return min(max_tokens, room)
+        unknown = self.tokenizer.unk_token_id
+        found = next((i for i in self._ids(text) if i in self.special and i != unknown), None)
+        if found is not None:
+            token = self.tokenizer.convert_ids_to_tokens(found)
+            raise PromptError(f"the text holds {token!r}, which {self.name} would not read as text: reword it")
 
     def _complete(self, ids: tuple[int, ...], stopped: bool) -> Completion:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -177,4 +203,3 @@ def admit(sense: Sense, media: Media) -> None:
     foreign = set(media) - ADMITTED[sense]
     if foreign:
         raise ModelError(f"a model that is here for its {sense} must not be given {', '.join(sorted(foreign))}")
-

@@ -1,0 +1,311 @@
+"""The one trainer: exact under accumulation, and a resumed run that equals an undisturbed one bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from conftest import open_model, under_lora
+from earwitness.learn.losses import cross_entropy, token_logprobs
+from earwitness.learn.trainer import COMPLETE, Schedule, Steps, Trainer, complete_checkpoints, restore
+from earwitness.learn.tree import Branch, Packed, Tree, pack
+from earwitness.models.loading import attach_adapter
+from tensors import gradients, random_ids, relative_error, root, tree
+
+SCHEDULE = Schedule(
+    steps=6, learning_rate=1e-2, warmup=0.34, schedule="cosine", weight_decay=0.01, clip=1.0, checkpoint_every=2,
+    keep_all=False, accumulation=1, seed=1,
+)  # fmt: skip
+LENGTHS = (3, 1, 5, 2, 4, 6, 2, 3)
+
+
+@dataclass
+class Batch:
+    packed: Packed
+
+    def counts(self):
+        return {"tokens": float(self.packed.weight.sum())}
+
+
+class Said:
+    """Cross-entropy on given trees."""
+
+    weights = {"ce": 1.0}
+
+    def prepare(self, model, items, step):
+        return Batch(pack(items, 0))
+
+    def terms(self, model, batch, totals):
+        return {"ce": cross_entropy(token_logprobs(model, batch.packed), batch.packed.weight) / totals["tokens"]}
+
+
+def lessons(local):
+    return [Tree(root(local, seed), (Branch.trained(random_ids(n, seed)),)) for seed, n in enumerate(LENGTHS)]
+
+
+class Keep(transformers.TrainerCallback):
+    """Remembers every step's gradients (as they were before clipping could bite) and learning rate."""
+
+    def __init__(self):
+        self.gradients, self.rates = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **_):
+        self.gradients.append(gradients(model))
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def eight(listener):
+    return lessons(listener)
+
+
+def test_s1_gradient_accumulation_changes_neither_loss_nor_gradient(tiny_student, eight, tmp_path):
+    """Trainer would multiply the loss by the number of micro-batches for this class of model."""
+    made = []
+    for accumulation in (1, 2, 4, 8):
+        model = open_model(tiny_student, "student").model
+        schedule = replace(SCHEDULE, steps=1, accumulation=accumulation, clip=1e9)
+        trainer = Trainer(model, Said(), lambda step: eight, schedule, tmp_path / str(accumulation))
+        kept = Keep()
+        trainer.add_callback(kept)
+        trainer.fit()
+        made.append((log_of(tmp_path / str(accumulation)), kept.gradients[0]))
+    model = open_model(tiny_student, "student").model
+    batch = pack(eight, 0)
+    loss = cross_entropy(token_logprobs(model, batch), batch.weight) / sum(LENGTHS)
+    loss.backward()
+    for log, gradient in made:
+        assert [line["step"] for line in log] == [1]
+        assert log[0]["ce"] == pytest.approx(loss.item(), abs=1e-6)
+        assert log[0]["tokens"] == sum(LENGTHS)
+        assert relative_error(gradient, gradients(model)) < 1e-5
+
+
+class KilledError(Exception):
+    pass
+
+
+def plan_of(items, stop_at=None):
+    def plan(step):
+        if step == stop_at:
+            raise KilledError
+        return [items[(3 * step + i) % len(items)] for i in range(4)]
+
+    return plan
+
+
+def fresh(tiny_student, tiny_adapter, kind):
+    model = open_model(tiny_student, "student").model
+    if kind == "lora":
+        torch.manual_seed(5)
+        return under_lora(model)
+    if kind == "from adapter":
+        return attach_adapter(attach_adapter(model, str(tiny_adapter), trainable=True), str(tiny_adapter), "reference")
+    return model
+
+
+def everything(folder: Path, model) -> dict:
+    return {"log": (folder / "log.jsonl").read_text(), "weights": {k: v.clone() for k, v in model.state_dict().items()}}
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "from adapter"])
+def test_s3_a_killed_and_resumed_run_equals_an_undisturbed_one(tiny_student, tiny_adapter, eight, tmp_path, kind):
+    """Trainer's own way restores not one tensor of a fully trained listener."""
+
+    def run(folder, stop_at=None):
+        model = fresh(tiny_student, tiny_adapter, kind)
+        Trainer(model, Said(), plan_of(eight, stop_at), replace(SCHEDULE, accumulation=2), tmp_path / folder).fit()
+        return everything(tmp_path / folder, model)
+
+    undisturbed = run("whole")
+    for stop_at in (3, 5):  # twice: before any checkpoint would be enough to start from, and once more later
+        with pytest.raises(KilledError):
+            run("killed", stop_at)
+    assert list(complete_checkpoints(tmp_path / "killed")) in ([2], [2, 4])
+    resumed = run("killed")
+    assert resumed["log"] == undisturbed["log"]
+    assert [line["step"] for line in log_of(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+    for name, value in undisturbed["weights"].items():
+        assert torch.equal(value, resumed["weights"][name]), name
+    start = fresh(tiny_student, tiny_adapter, kind).state_dict()
+    moved = {name for name, value in start.items() if not torch.equal(value, resumed["weights"][name])}
+    if kind == "full":
+        assert len(moved) > 0.9 * len(start)
+    else:
+        assert moved == {name for name in start if ".default." in name}
+
+
+def test_a_finished_run_is_not_trained_further(tiny_student, eight, tmp_path):
+    schedule = replace(SCHEDULE, steps=3)
+    made = []
+    for _ in range(2):
+        model = open_model(tiny_student, "student").model
+        Trainer(model, Said(), plan_of(eight), schedule, tmp_path).fit()
+        made.append(everything(tmp_path, model))
+    assert made[0]["log"] == made[1]["log"]
+    assert all(torch.equal(v, made[1]["weights"][k]) for k, v in made[0]["weights"].items())
+
+
+def test_restore_brings_back_every_tensor_or_says_what_is_missing(tiny_student, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = open_model(tiny_student, "student").model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    other = open_model(tiny_student, "student").model
+    restore(other, tmp_path)
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+    weights = load_file(tmp_path / "model.safetensors")
+    dropped = next(name for name in weights if "q_proj" in name)
+    save_file({k: v for k, v in weights.items() if k != dropped}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"does not restore this model.*missing_keys.*q_proj"):
+        restore(other, tmp_path)
+
+
+def test_a_torn_checkpoint_is_ignored_and_removed(tiny_student, eight, tmp_path):
+    model = open_model(tiny_student, "student").model
+    with pytest.raises(KilledError):
+        Trainer(model, Said(), plan_of(eight, 3), SCHEDULE, tmp_path).fit()
+    torn = tmp_path / "checkpoint-4"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "ce"')
+    assert list(complete_checkpoints(tmp_path)) == [2]
+    Trainer(open_model(tiny_student, "student").model, Said(), plan_of(eight), SCHEDULE, tmp_path).fit()
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert list(complete_checkpoints(tmp_path)) == [4, 6]  # and of complete ones the last two are kept
+    assert json.loads((tmp_path / "checkpoint-6" / COMPLETE).read_text()) == {"step": 6}
+
+
+def test_every_candidate_is_kept_where_asked(tiny_student, eight, tmp_path):
+    Trainer(
+        open_model(tiny_student, "student").model, Said(), plan_of(eight), replace(SCHEDULE, keep_all=True), tmp_path
+    ).fit()
+    assert list(complete_checkpoints(tmp_path)) == [2, 4, 6]
+
+
+def test_training_leaves_nothing_outside_its_folder(tiny_student, eight, tmp_path, monkeypatch):
+    cwd, folder, temporary = tmp_path / "cwd", tmp_path / "run", tmp_path / "temporary"
+    for place in (cwd, temporary):
+        place.mkdir()
+    monkeypatch.chdir(cwd)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    Trainer(open_model(tiny_student, "student").model, Said(), plan_of(eight), replace(SCHEDULE, steps=2), folder).fit()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cwd", "run", "temporary"]
+    assert not list(cwd.iterdir()) and not list(temporary.iterdir())
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-2", "log.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0, 0.5, 1, 1, 1, 1]),
+        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0, 0.5, *(0.5 + 0.5 * math.cos(math.pi * i / 4) for i in range(4))]),
+    ],
+)
+def test_the_learning_rate_warms_up_and_follows_its_schedule(tiny_student, eight, tmp_path, schedule, expected):
+    """Also the constant one; and it goes on where it was after a resume."""
+    rates = []
+    for stop_at in (5, None):
+        model = open_model(tiny_student, "student").model
+        trainer = Trainer(model, Said(), plan_of(eight, stop_at), replace(SCHEDULE, schedule=schedule), tmp_path)
+        kept = Keep()
+        trainer.add_callback(kept)
+        try:
+            trainer.fit()
+        except KilledError:
+            kept.rates = kept.rates[:4]  # the checkpoint it goes on from
+        rates += kept.rates
+    assert rates == pytest.approx([SCHEDULE.learning_rate * share for share in expected])
+
+
+def test_the_gradient_is_clipped_to_the_norm_asked_for(tiny_student, eight, tmp_path):
+    trainer = Trainer(
+        open_model(tiny_student, "student").model,
+        Said(),
+        plan_of(eight),
+        replace(SCHEDULE, steps=1, clip=0.01),
+        tmp_path,
+    )
+    kept = Keep()
+    trainer.add_callback(kept)
+    trainer.fit()
+    norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in kept.gradients[0].values()))
+    assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step(tiny_student, eight, tmp_path):
+    class Broken(Said):
+        def terms(self, model, batch, totals):
+            scale = float("nan") if batch.packed.target[0] == eight[3].branches[0].ids[0] else 1.0
+            return {"ce": super().terms(model, batch, totals)["ce"] * scale}
+
+    model = open_model(tiny_student, "student").model
+    with pytest.raises(FloatingPointError, match=r"step 2: the loss is not finite"):
+        Trainer(model, Broken(), plan_of(eight), SCHEDULE, tmp_path).fit()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert [line["step"] for line in log_of(tmp_path)] == [1]
+
+
+def test_every_item_of_a_step_is_in_one_part_and_too_few_are_an_error():
+    steps = Steps(lambda step: [10 * step + i for i in range(7)], steps=3, parts=3)
+    assert len(steps) == 9
+    seen = [steps[i] for i in range(3, 6)]
+    assert [step for step, _ in seen] == [1, 1, 1]
+    assert sorted(x for _, items in seen for x in items) == list(range(10, 17))
+    with pytest.raises(ValueError, match=r"step 0 holds 7 items, too few for 8 micro-batches"):
+        Steps(lambda step: list(range(7)), steps=1, parts=8)[0]
+
+
+def test_the_loss_goes_down_and_progress_is_told(tiny_student, eight, tmp_path):
+    told = []
+    trainer = Trainer(
+        open_model(tiny_student, "student").model, Said(), lambda step: eight, SCHEDULE, tmp_path,
+        lambda step, terms: told.append((step, terms["ce"])),
+    )  # fmt: skip
+    trainer.fit()
+    assert [step for step, _ in told] == [1, 2, 3, 4, 5, 6]
+    assert told[-1][1] < 0.8 * told[0][1]
+
+
+def test_s4_trained_tokens_are_found_by_position(listener):
+    """Every lesson trains exactly what is to be said, the end of the turn included."""
+    from earwitness.records import Lesson, Question
+    from earwitness.stages.sft import grow, spell
+    from tensors import clip
+
+    material = []
+    for seed, think in enumerate([None, "i hear dog .", "i hear bell , dog ."]):
+        question = Question(id=f"world/{seed}", clip=clip(seed), text="which sound is heard ?", choices=("dog", "bell"))
+        material.append((question, Lesson(think=think, answer="dog", index=None, pools=("all",), by="teacher")))
+    batch = pack(grow(listener, material), listener.pad)
+    assert (batch.weight == 1).all()
+    for number, (_, lesson) in enumerate(material):
+        said = batch.target[batch.branch == number]
+        assert said.tolist() == list(listener.response_ids(spell(lesson)))
+        assert (
+            listener.tokenizer.decode(said, skip_special_tokens=True).split()
+            == " ".join(listener.tokenizer.tokenize(spell(lesson))).split()
+        )
+        assert said[-1] == listener.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_a_tree_of_context_alone_trains_nothing_and_is_seen_in_its_counts(listener):
+    batch = Batch(pack([Tree(root(listener, 0), (Branch((20, 21), (0.0, 0.0)),))], 0))
+    assert batch.counts() == {"tokens": 0.0}
+    assert tree(listener, 0, (1,)).branches[0].weights == (1.0,)
