@@ -1,0 +1,67 @@
+"""Write docs/configuration.md from the schema itself; a test checks that it is fresh."""
+
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic_core import PydanticUndefined
+
+from earwitness.config import NOT_BUILT, SECTIONS, Exams, Model, Questions, Section, Train
+
+HEAD = """\
+# Configuration
+
+One flat TOML file is one run. Unknown keys are refused with the nearest known one. Every setting can be overridden on
+the command line as `section.key=value`. A key marked *where* says where or how much and is no part of the identity of
+what is made: changing it never makes finished work again. This page is written by `tools/configuration_docs.py`.
+
+At the top: `name` (the run's folder under `--root`) and `seed` (everything random that is not training).
+
+`[arms]` maps an arm's name to its steps in order, for example
+`sightsound = [{ stage = "sft", lessons = "verified" }, { stage = "grpo", prompts = "agreed" }]`. A step may set any key
+of its stage's section. Equal steps are made once and shared. `[]` is the untrained student.
+
+`[variants.NAME]` is the same run with these overrides (`"vote.traces" = 2`); what is equal is made once, and rows carry
+the variant's name.
+
+Sources are named `world:train`, `world-easy:train`, `folder:PATH` (reads `PATH/questions.jsonl`), `jsonl:PATH`,
+`avqa:train`; exams `world`, `world-easy`, `world-ood`, or any source.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [HEAD, _section("questions", Questions), _section("exams", Exams), _section("models.ROLE", Model)]
+    parts += [_section(name, section) for name, section in SECTIONS.items()]
+    return "\n".join([*parts, _section("train", Train)])
+
+
+def _section(name: str, section: type[Section]) -> str:
+    note = " (not built yet)" if name in NOT_BUILT else ""
+    text = " ".join((section.__doc__ or "").split())
+    rows = ["| key | values | default | |", "|---|---|---|---|"]
+    for key, field in section.model_fields.items():
+        extra = field.json_schema_extra
+        place = "*where*" if isinstance(extra, dict) and extra.get("identity") is False else ""
+        default = "required" if field.default is PydanticUndefined else f"`{field.default!r}`"
+        rows.append(f"| `{key}` | {_type(field.annotation)} | {default} | {place} |")
+    return f"## `[{name}]`{note}\n\n{text}\n\n" + "\n".join(rows) + "\n"
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is not None and str(annotation).startswith("typing.Literal"):
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "none").replace("|", "or")
+
+
+def main() -> int:
+    """Write the page, or with --check say whether it is fresh."""
+    file = Path(__file__).parent.parent / "docs" / "configuration.md"
+    if "--check" in sys.argv:
+        return 0 if file.read_text(encoding="utf-8") == page() else 1
+    file.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
