@@ -58,6 +58,14 @@ def test_a_picture_does_not_pass_the_door_of_hearing(name):
         admit("hearing", {"input_features": torch.zeros(1), name: torch.zeros(1)})
 
 
+def test_nothing_reaches_a_model_but_through_its_door(watcher, monkeypatch):
+    """Whatever a careless change to the features lets slip in."""
+    heard = {"pixel_values_videos": torch.zeros(1), "input_features": torch.zeros(1)}
+    monkeypatch.setattr(watcher, "_perceive", lambda prompt: (heard, 32))
+    with pytest.raises(ModelError, match="here for its sight must not be given input_features"):
+        watcher.encode(ASK)
+
+
 def test_nothing_but_text_passes_the_door_of_reading():
     admit("reading", {})
     with pytest.raises(ModelError, match="reading must not be given input_features"):
