@@ -6,7 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from earwitness import __version__
 from earwitness.config import ConfigError, RunConfig
@@ -23,6 +26,7 @@ Teach an audio-language model to reason, from a teacher that watches the silent 
   earwitness show runs/my-run                    where it stands; with a question's id: its whole life
   earwitness listen world:student clip.mp4 "what is heard ?" --choices dog,bell
 """
+Commands = Any  # argparse does not name the type of its commands in public
 SETTINGS = "settings to override, as section.key=value"
 
 
@@ -64,19 +68,23 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: argparse._SubParsersAction, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+def _command(commands: Commands, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
     sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     sub.set_defaults(command=run)
     return sub
 
 
-def _add_run(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_run(commands: Commands) -> None:
     sub = _command(commands, "run", run, "Run a configuration; what is done is not done again.")
     _add_config(sub)
-    sub.add_argument("--until", metavar="STAGE", help="stop after this stage: sample, vote, verify, select, train, answer")
+    sub.add_argument(
+        "--until", metavar="STAGE", help="stop after this stage: sample, vote, verify, select, train, answer"
+    )
     sub.add_argument("--redo", choices=["stale", "failed"], help="make rows again whose inputs changed, or that failed")
     sub.add_argument("--shard", metavar="I/S", help="do only the I-th of S shares of the data stages")
-    sub.add_argument("--rehearse", action="store_true", help="two questions through every stage with tiny random models")
+    sub.add_argument(
+        "--rehearse", action="store_true", help="two questions through every stage with tiny random models"
+    )
     sub = _command(commands, "check", check, "Say what a run would do and need, without doing it.")
     _add_config(sub)
     sub = _command(commands, "train", train, "Train one step of one arm (what `run` does for each of them).")
@@ -94,7 +102,7 @@ def _add_config(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
 
 
-def _add_small(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_small(commands: Commands) -> None:
     sub = _command(commands, "demo", demo, "One caught lie, then the whole method on the embedded world.")
     sub.add_argument("settings", nargs="*", metavar="section.key=value", help=SETTINGS)
     sub.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
@@ -113,7 +121,7 @@ def _add_small(commands: argparse._SubParsersAction) -> None:  # type: ignore[ty
     sub.add_argument("--max-tokens", type=int, default=256)
 
 
-def _add_world(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_world(commands: Commands) -> None:
     world = _command(commands, "world", lambda _: 2, "The embedded world: make its weights, or samples of its clips.")
     parts = world.add_subparsers(metavar="PART", required=True)
     sub = _command(parts, "build", world_build, "Make the embedded models again from scratch, and print their scores.")
@@ -127,18 +135,35 @@ def _add_world(commands: argparse._SubParsersAction) -> None:  # type: ignore[ty
 
 def run(arguments: argparse.Namespace) -> int:
     """`earwitness run`."""
-    from earwitness.driver import drive
-    from earwitness.rehearsal import rehearse
-
-    config = RunConfig.load(arguments.config, arguments.settings)
+    config = _config(arguments)
     if arguments.rehearse:
+        from earwitness.rehearsal import rehearse
+
         return rehearse(config, arguments.root)
+    from earwitness.driver import FAILED_SHARE, drive
+
     outcome = drive(config, arguments.root, arguments.until, arguments.redo, _shard(arguments.shard))
     if outcome.report is not None:
-        print(outcome.text)
-    for stage in outcome.failing:
-        print(f"{stage}: too many questions failed; `earwitness show` says why", file=sys.stderr)
+        print(f"{outcome.text}\n\nreport: {arguments.root / config.name / 'report.md'}".lstrip(), flush=True)
+    for stage, first in outcome.failures:
+        print(f"{stage}, first {clean(first)}", file=sys.stderr)
+    if outcome.failing:
+        print(
+            f"more than {FAILED_SHARE:.0%} of the questions failed in {', '.join(outcome.failing)}; "
+            f"`earwitness show {arguments.root / config.name}` says why, and --redo failed asks them again",
+            file=sys.stderr,
+        )
     return 1 if outcome.failing else 0
+
+
+def _config(arguments: argparse.Namespace) -> RunConfig:
+    """Read the configuration of a command; a name that is no file here may be one that ships in the package."""
+    place: Path = arguments.config
+    shipped = resources.files("earwitness.configs") / place.name
+    if not place.exists() and place.suffix == ".toml" and shipped.is_file():
+        with resources.as_file(shipped) as file:
+            return RunConfig.load(file, arguments.settings)
+    return RunConfig.load(place, arguments.settings)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -154,16 +179,18 @@ def check(arguments: argparse.Namespace) -> int:
     """`earwitness check`."""
     from earwitness.plan import plan_text
 
-    print(plan_text(RunConfig.load(arguments.config, arguments.settings), arguments.root))
+    print(plan_text(_config(arguments), arguments.root))
     return 0
 
 
 def train(arguments: argparse.Namespace) -> int:
     """`earwitness train`."""
     from earwitness.driver import train_step
+    from earwitness.stages.training import first_process, told
 
-    config = RunConfig.load(arguments.config, arguments.settings)
-    print(train_step(config, arguments.root, arguments.arm, arguments.step, arguments.seed))
+    facts = train_step(_config(arguments), arguments.root, arguments.arm, arguments.step, arguments.seed)
+    if first_process():
+        print(f"trained step {arguments.step} of {arguments.arm}, seed {arguments.seed}: {told(facts)}")
     return 0
 
 
@@ -171,7 +198,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """`earwitness demo`."""
     from earwitness.demo import perform
 
-    return perform(arguments.root, arguments.settings, arguments.quick)
+    return perform(arguments.root, arguments.settings, arguments.quick, partial(print, flush=True))
 
 
 def show(arguments: argparse.Namespace) -> int:

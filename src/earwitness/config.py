@@ -239,7 +239,7 @@ class Answer(Section):
 
 
 class Train(Section):
-    """Training seeds; `processes` per training step; `parallel` steps side by side (0: one per CPU core, one on GPU)."""
+    """Training seeds; `processes` per training step; `parallel` steps side by side (0: one a CPU core, one on a GPU)."""
 
     seeds: tuple[int, ...] = (1,)
     processes: int = where(1, ge=1)

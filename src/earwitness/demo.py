@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -16,24 +15,25 @@ CANDIDATES = 24
 MINUTES_ON_TWO_CORES = 8.0
 
 
-def perform(root: Path, overrides: Sequence[str], quick: bool) -> int:
+def perform(root: Path, overrides: Sequence[str], quick: bool, say: Callable[[str], None]) -> int:
     """Play the demonstration and return the exit code of its run. `quick` ends after the first act."""
     config = demo_config(overrides)
     started = time.monotonic()
-    print("Act 1. A witness who cannot hear, and a checker who can", flush=True)
-    print(caught_lie(config), flush=True)
-    print(f"\n({time.monotonic() - started:.0f} seconds, nothing trained)", flush=True)
+    say("Act 1. A witness who cannot hear, and a checker who can\n")
+    say(caught_lie(config))
+    say(f"\n({time.monotonic() - started:.0f} seconds, nothing trained)")
     if quick:
         return 0
-    from earwitness.driver import drive, worker_count
+    from earwitness.driver import drive
+    from earwitness.preflight import worker_count
 
     cores = worker_count(config)
     minutes = MINUTES_ON_TWO_CORES * 2 / min(cores, 4)
-    print(f"\nAct 2. The whole method: about {minutes:.0f} minutes on this machine ({cores} worker processes).")
-    print("Ctrl-C is safe: run the same command again and it goes on where it was.", flush=True)
+    say(f"\nAct 2. The whole method: about {minutes:.0f} minutes on this machine ({cores} worker processes).")
+    say("Ctrl-C is safe: run the same command again and it goes on where it was.")
     outcome = drive(config, root)
-    print(f"\nAct 3. What came of it ({(time.monotonic() - started) / 60:.1f} minutes)\n\n{outcome.text}")
-    print(_next_commands(root / config.name))
+    say(f"\nAct 3. What came of it ({(time.monotonic() - started) / 60:.1f} minutes)\n\n{outcome.text}\n")
+    say(_next_commands(root / config.name))
     return 1 if outcome.failing else 0
 
 
@@ -44,7 +44,7 @@ def demo_config(overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def caught_lie(config: RunConfig) -> str:
-    """Return the first of some validation scenes whose silent teacher claims a sound that is not heard, told as text."""
+    """Return, told as text, the first of some scenes whose silent teacher claims a sound that is not heard."""
     from earwitness.stages.sample import SampleTraces
     from earwitness.stages.verify import VerifyTraces
     from earwitness.world.questions import read_world
@@ -56,10 +56,17 @@ def caught_lie(config: RunConfig) -> str:
         work = [(q, traces) for q, traces in zip(block, written, strict=True) if isinstance(traces, list)]
         verdicts = VerifyTraces(config.model("checker"), config.verify)(work)
         for (question, traces), judged in zip(work, verdicts, strict=True):
-            lie = isinstance(judged, list) and next((v for v in judged if any(not c.heard for c in v.claims)), None)
+            truth = question.clip.sounds or ()
+            lie = isinstance(judged, list) and next((v for v in judged if _caught(v, truth)), None)
             if lie:
                 return tell(question, traces[lie.index], lie)
-    return "In these scenes the teacher claimed nothing that the checker did not hear."
+    return "In these scenes the checker caught the teacher in no lie."
+
+
+def _caught(verdict: Verdict, truth: Sequence[str]) -> bool:
+    """Whether the checker was right about every claim, and one of them was false."""
+    right = all(claim.heard == (claim.text in truth) for claim in verdict.claims)
+    return right and any(not claim.heard for claim in verdict.claims)
 
 
 def tell(question: Question, trace: Trace, verdict: Verdict) -> str:
@@ -72,7 +79,8 @@ def tell(question: Question, trace: Trace, verdict: Verdict) -> str:
         f"  the question     {question.text}  ({', '.join(question.choices or ())})",
         f"  what moves       {seen}",
         f"  the teacher      {clean(trace.raw)}",
-        "  the checker      " + ", ".join(f"{c.text}: {'heard' if c.heard else 'NOT HEARD'} ({c.score:.2f})" for c in verdict.claims),
+        "  the checker      "
+        + ", ".join(f"{c.text}: {'heard' if c.heard else 'NOT HEARD'} ({c.score:.2f})" for c in verdict.claims),
         f"  the verdict      {verdict.reason or 'accepted'}",
         f"  what sounded     {', '.join(scene.heard)}",
     ]
@@ -81,11 +89,10 @@ def tell(question: Question, trace: Trace, verdict: Verdict) -> str:
 
 def _next_commands(run: Path) -> str:
     first = "world/train/0"
-    return os.linesep.join(
-        [
-            "Next:",
-            f"  earwitness show {run} {first}          the whole life of one question",
-            "  earwitness world sample clips --count 4          the world as video files, to watch and to hear",
-            "  earwitness check configs/sightsound.toml          the same method at the paper's size",
-        ]
-    )
+    commands = {
+        f"earwitness show {run} {first}": "the whole life of one question",
+        "earwitness world sample clips --count 4": "the world as video files, to watch and to hear",
+        "earwitness run sightsound.toml --rehearse": "the same method at the paper's size, rehearsed on your data",
+    }
+    width = max(map(len, commands))
+    return "\n".join(["Next:", *(f"  {command:{width}}   {words}" for command, words in commands.items())])

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from earwitness import __version__
 from earwitness.config import ConfigError, RunConfig, digest
-from earwitness.exams import load_exam
 from earwitness.flow import (
     DATA_STAGES,
+    Ends,
+    Labelled,
     Lessons,
     calibrate_checker,
+    choosing_labels,
     lessons,
     sit_exam,
     train_arms,
     training_job,
 )
-from earwitness.records import Question
+from earwitness.preflight import Asked, chooses, read_questions, refuse, worker_count
+from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
 from earwitness.report.pools import pool_rows
 from earwitness.report.tables import Sitting
-from earwitness.run import Run, RunError, write_json
-from earwitness.sources import read_source, read_sources
+from earwitness.run import ARMS, Run, RunError, write_json
 from earwitness.stages.calibrate import rates
 from earwitness.stages.training import checkpoint_of, student_spec, train
-from earwitness.stages.workbench import Workbench
+from earwitness.stages.workbench import Workbench, release_models
 from earwitness.terminal import ProgressLine
 from earwitness.workers import Workers
 
@@ -38,10 +42,11 @@ STAGES = (*DATA_STAGES, "train", "answer")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: its report (None if it was stopped early) and the stages in which too much failed."""
+    """What a run came to: its report (None if it was stopped early), its stages, and what failed in them."""
 
     report: dict[str, Any] | None
     stages: list[dict[str, Any]]
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -51,7 +56,18 @@ class Outcome:
     @property
     def failing(self) -> list[str]:
         """The stages above the tolerated share of failed rows."""
-        return [s["name"] for s in self.stages if s["failed"] > FAILED_SHARE * max(1, s["in"])]
+        return list(dict.fromkeys(s["name"] for s in self.stages if s["failed"] > FAILED_SHARE * s["in"]))
+
+
+@dataclass
+class _Story:
+    """One variant of a run, as far as it is told."""
+
+    variant: str
+    bench: Workbench
+    asked: Asked
+    made: Lessons | None = None
+    sittings: list[Sitting] = field(default_factory=list)
 
 
 def drive(
@@ -64,113 +80,149 @@ def drive(
 ) -> Outcome:
     """Run a configuration to its end, or up to a stage; what is done is not done again.
 
-    Raises ConfigError, RunError (a second driver, stale rows, a full disk, an empty pool) and what a model raises.
+    A shard does its share of the data stages and no more. Raises ConfigError and SourceError before anything is
+    spent, RunError (a second driver, stale rows, a full disk, an empty pool) and what a model raises.
     """
     if until is not None and until not in STAGES:
         raise ConfigError(f"there is no stage {until!r} to stop after; stages: {', '.join(STAGES)}")
+    until = until if until in DATA_STAGES or shard is None else "select"
     line = None if quiet else ProgressLine()
-    with Run.open(root, config.name, shard) as run, Workers(worker_count(config), PRELOAD) as workers:
+    asked = _ask(config, until, line)
+    release_models()  # of an earlier run of this process: their files may have changed
+    with Run.open(root, config.name, shard) as run:
         run.save_config(config.to_toml())
-        sittings: list[Sitting] = []
-        facts: list[tuple[str, Lessons | None, Workbench]] = []
-        for variant in ("default", *config.variants):
-            bench = Workbench(config.variant(variant), run, workers, line, redo)
-            made = _one_variant(bench, variant, sittings, until)
-            facts.append((variant, made, bench))
-        stages = [s for _, _, bench in facts for s in bench.stages]
-        if until is not None:
-            return Outcome(None, stages)
-        report = _report(config, run, sittings, facts)
-        return Outcome(report, stages)
-
-
-def read_exam(config: RunConfig, name: str) -> list[Question]:
-    """Return an exam's questions. A source (`folder:PATH`) is an exam of the user's own."""
-    if ":" in name:
-        return read_source(name, config.questions, config.exams.limit)
-    return load_exam(name, config.exams.limit)
+        with Workers(worker_count(config), PRELOAD) as workers:
+            stories = []
+            for variant, questions in asked.items():
+                bench = Workbench(config.variant(variant), run, workers, line, redo)
+                stories.append(_tell(_Story(variant, bench, questions), until))
+            report = _report(config, run, stories) if until is None else None
+        failures = {name: said for s in stories for name, said in s.bench.failures.items()}
+        return Outcome(report, _stages(stories), list(failures.values()))
 
 
 def train_step(config: RunConfig, root: Path | str, arm: str, step: int, seed: int) -> dict[str, Any]:
     """Train one step (counted from 1) of one arm in this process, from the tables that a run has made.
 
-    For a launcher of your own: the run's lock is not taken, only that of the step's folder.
+    For a launcher of your own, over several processes if need be. The run's lock is not taken, only that of the
+    step's folder, and no table is written: raises RunError where the data stages, or an earlier step, are not done.
     """
     steps = [s for s in config.arms.get(arm, ()) if s.stage != "answer"]
+    if arm not in config.arms:
+        raise ConfigError(f"there is no arm {arm!r}; there are {', '.join(config.arms)}")
     if not 1 <= step <= len(steps):
         raise ConfigError(f"arm {arm!r} has {len(steps)} training steps; there is no step {step}")
-    run = Run(root, config.name)
-    bench = Workbench(config, run, Workers(1))
-    made = lessons(bench, read_sources(config.questions.train, config.questions, config.questions.limit))
+    refuse(config)
+    asked = read_questions(config, lambda _: None)
+    bench = Workbench(config, Run.read(root, config.name), Workers(1), finished_only=True)
+    made = lessons(bench, asked.train)
     assert made is not None
-    parent = None
+    choose = _labels(bench, asked.choose)
+    parent: Checkpoint | None = None
     for number, one in enumerate(steps[:step], 1):
-        job = training_job(bench, made, one, parent, seed)
+        job = training_job(bench, made, one, parent, seed, choose)
         if number < step and Run.finished(job.folder) is None:
-            raise RunError(f"step {number} of arm {arm!r} is not trained yet: train it first")
+            raise RunError(f"step {number} of arm {arm!r} with seed {seed} is not trained yet: train it first")
         parent = checkpoint_of(job)
     return train(job)
-
-
-def worker_count(config: RunConfig) -> int:
-    """Return how many one-thread workers run side by side: one a core on the CPU, none beside the driver on a GPU."""
-    if config.train.parallel:
-        return config.train.parallel
-    if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or _has_gpu():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _has_gpu() -> bool:
-    return Path("/proc/driver/nvidia/version").exists()
-
-
-def _one_variant(bench: Workbench, variant: str, sittings: list[Sitting], until: str | None) -> Lessons | None:
-    config = bench.config
-    made = None
-    ends: dict[tuple[str, int], Any] = {(arm, 0): None for arm in config.arms}
-    if any(step.stage != "answer" for steps in config.arms.values() for step in steps) or until in DATA_STAGES:
-        questions = read_sources(config.questions.train, config.questions, config.questions.limit)
-        made = lessons(bench, questions, until)
-        if made is None or until == "select":
-            return None
-        ends = train_arms(bench, made, config.arms)
-        _list_arms(bench, variant, ends)
-    if until == "train":
-        return made
-    for exam in config.exams.names:
-        asked = read_exam(config, exam)
-        for (arm, seed), checkpoint in ends.items():
-            mode, grades = sit_exam(bench, asked, config.arms[arm], checkpoint, exam)
-            trained = checkpoint is not None
-            sittings.append(Sitting(exam, variant, arm, seed if trained else None, mode, asked, grades))
-    return made
-
-
-def _list_arms(bench: Workbench, variant: str, ends: dict[tuple[str, int], Any]) -> None:
-    """Write which model stands behind each arm (its first seed), so that `listen` and people find it."""
-    if variant == "default":
-        first = bench.config.train.seeds[0]
-        specs = {arm: student_spec(bench.model("student"), end) for (arm, s), end in ends.items() if s in (0, first)}
-        write_json(bench.run.path / "arms.json", {arm: spec.model_dump(mode="json") for arm, spec in specs.items()})
-
-
-def _report(
-    config: RunConfig, run: Run, sittings: list[Sitting], facts: list[tuple[str, Lessons | None, Workbench]]
-) -> dict[str, Any]:
-    traces = [row for variant, made, _ in facts if made for row in pool_rows(variant, made.questions, made.lessons.of)]
-    checker: dict[str, Any] = {"false_accept": None, "false_reject": None, "n": 0}
-    _, made, bench = facts[0]
-    if made and bench.config.verify.calibrate:
-        checker = rates(list(calibrate_checker(bench, made).made.values()))
-    stages = [s for _, _, b in facts for s in b.stages]
-    weights = digest({role: bench.model_source(spec) for role, spec in config.models.items() if spec.kind != "served"}, 64)
-    meta = {"version": __version__, "config_sha256": digest(config.model_dump(mode="json"), 64), "weights_sha256": weights}
-    return write(run.path, config.name, sittings, arm_pairs(config), traces, stages, checker, meta)
 
 
 def arm_pairs(config: RunConfig) -> list[tuple[str, str]]:
     """Return the pairs of arms to compare: each with the next in the order of the file, and the last with all."""
     arms = list(config.arms)
-    pairs = list(zip(arms, arms[1:], strict=False))
-    return pairs + [(arm, arms[-1]) for arm in arms[:-2]] if arms else []
+    return [*itertools.pairwise(arms), *((arm, arms[-1]) for arm in arms[:-2])]
+
+
+def _ask(config: RunConfig, until: str | None, line: ProgressLine | None) -> dict[str, Asked]:
+    """Refuse what cannot be run, and read the questions of every variant."""
+    data_only = until in DATA_STAGES
+    variants = {name: config.variant(name) for name in ("default", *config.variants)}
+    for one in variants.values():
+        refuse(one, data_only)
+    said: set[str] = set()
+
+    def note(text: str) -> None:
+        if line is not None and text not in said:
+            line.say(text)
+        said.add(text)
+
+    return {name: read_questions(one, note, data_only) for name, one in variants.items()}
+
+
+def _tell(story: _Story, until: str | None) -> _Story:
+    bench, asked = story.bench, story.asked
+    config = bench.config
+    ends: Ends = {(arm, None): None for arm in config.arms}
+    if asked.train:
+        story.made = lessons(bench, bench.run.share(asked.train), until)
+        if until in DATA_STAGES or story.made is None:
+            return story
+        ends = train_arms(bench, story.made, config.arms, _labels(bench, asked.choose))
+    _list_arms(story, ends)
+    if until == "train":
+        return story
+    for exam, questions in asked.exams.items():
+        for (arm, seed), checkpoint in ends.items():
+            mode, grades = sit_exam(bench, questions, arm, checkpoint, exam)
+            story.sittings.append(Sitting(exam, story.variant, arm, seed, mode, questions, grades))
+    return story
+
+
+def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
+    """Return what checkpoints are compared by, nothing where none are."""
+    if not chooses(bench.config):
+        return ()
+    labels = choosing_labels(bench, questions)
+    if not labels:
+        raise RunError(
+            f"candidates are to be compared, and none of the {len(questions)} questions of questions.choose has a "
+            "label to do it by: name another source there, or leave candidates at 1"
+        )
+    return labels
+
+
+def _list_arms(story: _Story, ends: Ends) -> None:
+    """Write which model stands behind each arm (its first seed), so that `listen` and people find it.
+
+    A checkpoint's place is written relative to the run, which may be moved.
+    """
+    if story.variant != "default":
+        return
+    bench, first = story.bench, story.bench.config.train.seeds[0]
+    arms = {}
+    for (arm, seed), end in ends.items():
+        if seed in (None, first):
+            place = end.model_copy(update={"path": os.path.relpath(end.path, bench.run.path)}) if end else None
+            arms[arm] = student_spec(bench.model("student"), place).model_dump(mode="json")
+    write_json(bench.run.path / ARMS, arms)
+
+
+def _stages(stories: Sequence[_Story]) -> list[dict[str, Any]]:
+    """Return the entries of every table once, however many variants read it."""
+    return list({name: entry for story in stories for name, entry in story.bench.stages.items()}.values())
+
+
+def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str, Any]:
+    traces = [row for s in stories if s.made for row in pool_rows(s.variant, s.made.questions, s.made.lessons.of)]
+    first = stories[0]
+    calibrated = calibrate_checker(first.bench, first.made) if first.made else None
+    checker = rates(list(calibrated.made.values()) if calibrated else [])
+    local = {role: first.bench.model_source(spec) for role, spec in config.models.items() if spec.kind != "served"}
+    meta = {
+        "version": __version__,
+        "config_sha256": digest(config.model_dump(mode="json"), 64),
+        "weights_sha256": digest(local, 64),
+    }
+    sittings = [sitting for s in stories for sitting in s.sittings]
+    pairs = arm_pairs(config) if sittings else []
+    return write(run.path, config.name, sittings, pairs, traces, _summed(_stages(stories)), checker, meta)
+
+
+def _summed(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one entry per stage: the rows of all its tables together."""
+    total: dict[str, dict[str, Any]] = {}
+    for entry in stages:
+        one = total.setdefault(entry["name"], {"name": entry["name"], "in": 0, "out": 0, "failed": 0})
+        for key in ("in", "out", "failed"):
+            one[key] += entry[key]
+    return list(total.values())

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from earwitness.config import NOT_BUILT, Answer, Grpo, Optimisation, Pool, Role, Step, digest
+from earwitness.config import Answer, Grpo, Model, Role, Sft, Step, digest
+from earwitness.preflight import trains
 from earwitness.prompts import template
-from earwitness.records import (
-    Ballot,
-    Checkpoint,
-    Claim,
-    Grade,
-    Lesson,
-    Question,
-    Reply,
-    Trace,
-    Verdict,
-)
-from earwitness.run import Run, row_source
-from earwitness.sources import read_sources
+from earwitness.records import Ballot, Checkpoint, Claim, Grade, Lesson, Pool, Question, Reply, Trace, Verdict
+from earwitness.run import Run
 from earwitness.stages.answer import AnswerQuestions
 from earwitness.stages.calibrate import CalibrateChecker
 from earwitness.stages.grade import grade
 from earwitness.stages.sample import SampleTraces
 from earwitness.stages.select import select
-from earwitness.stages.training import TrainingJob, checkpoint_of, student_spec, train
+from earwitness.stages.training import TrainingJob, checkpoint_of, student_spec, told, train
 from earwitness.stages.verify import VerifyTraces
 from earwitness.stages.vote import vote
 from earwitness.stages.workbench import Rows, StageError, Workbench
-from earwitness.table import Failed, Made
+from earwitness.table import Made
 
 DATA_STAGES = ("sample", "vote", "verify", "select")
 Material = tuple[tuple[Question, Lesson], ...]
 Labelled = tuple[tuple[Question, str], ...]
+Ends = dict[tuple[str, int | None], Checkpoint | None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ def lessons(bench: Workbench, questions: list[Question], until: str | None = Non
     return Lessons(questions, traces, ballots, verdicts, chosen)
 
 
-def sample_traces(bench: Workbench, questions: Sequence[Question]) -> Rows[Trace]:
+def sample_traces(bench: Workbench, questions: Sequence[Question], shown: str = "sample") -> Rows[Trace]:
     """K chains of thought per question, from the silent frames."""
     teacher, settings = bench.model("teacher"), bench.config.sample
     identity = {
@@ -76,39 +70,49 @@ def sample_traces(bench: Workbench, questions: Sequence[Question]) -> Rows[Trace
         "seed": bench.config.seed,
         "prompts": _prompts(settings.prompt),
     }
-    content = bench.model_source(teacher)
-    sources = {q.id: row_source(bench.question_source(q), content) for q in questions}
     make = SampleTraces(teacher, settings, bench.config.seed)
-    return bench.fill("sample", identity, questions, sources, make, Trace)
+    return bench.fill(
+        "sample", identity, questions, bench.content, make, Trace, models={"teacher": teacher}, shown=shown
+    )
 
 
-def count_votes(bench: Workbench, questions: Sequence[Question], traces: Rows[Trace]) -> Rows[Ballot]:
+def count_votes(
+    bench: Workbench, questions: Sequence[Question], traces: Rows[Trace], shown: str = "vote"
+) -> Rows[Ballot]:
     """Self-consistency: the answer that the traces agree on."""
     settings = bench.config.vote
 
     def make(block: list[Question]) -> list[Made]:
-        return [[vote(traces.of(q), settings)] if q.id in traces.made else _passed_on(traces, q) for q in block]
+        return [[vote(traces.of(q), settings)] for q in block]
 
     identity = {"vote": settings.identity(), "of": traces.table}
-    sources = {q.id: row_source(traces.sources[q.id]) for q in questions}
-    return bench.fill("vote", identity, questions, sources, make, Ballot, parallel=False)
+    return bench.fill("vote", identity, questions, _nothing, make, Ballot, parents=[traces], shown=shown)
 
 
 def verify_traces(bench: Workbench, questions: Sequence[Question], traces: Rows[Trace]) -> Rows[Verdict]:
     """Audio-grounded fact verification: the checker hears the sound and judges what each trace claims."""
     checker, settings = bench.model("checker"), bench.config.verify
-    extractor = bench.model("teacher") if settings.source == "extracted" else None
+    models: dict[Role, Model] = {"checker": checker}
+    if settings.source == "extracted" and settings.unit == "claims":
+        models["teacher"] = bench.model("teacher")
     identity = {
-        "verify": settings.identity(),
-        "checker": checker.identity(),
-        "extractor": extractor.identity() if extractor else None,
+        "verify": {k: v for k, v in settings.identity().items() if k not in ("calibrate", "level", "bank")},
+        "models": {str(role): spec.identity() for role, spec in models.items()},
         "of": traces.table,
         "prompts": _prompts("claim", "trace", "extract"),
     }
-    content = bench.model_source(checker)
-    sources = {q.id: row_source(bench.question_source(q), traces.sources[q.id], content) for q in questions}
-    make = VerifyTraces(checker, settings, extractor)
-    return bench.fill("verify", identity, questions, sources, make, Verdict, lambda q: (q, traces.of(q)))
+    make = VerifyTraces(checker, settings, models.get("teacher"))
+    return bench.fill(
+        "verify",
+        identity,
+        questions,
+        bench.content,
+        make,
+        Verdict,
+        attach=lambda q: (q, traces.of(q)),
+        parents=[traces],
+        models=models,
+    )
 
 
 def select_lessons(
@@ -122,86 +126,106 @@ def select_lessons(
     settings, cast = bench.config.select, bench.config.vote.traces
 
     def make(block: list[Question]) -> list[Made]:
-        return [one(q) for q in block]
-
-    def one(q: Question) -> Made:
-        if q.id not in ballots.made:
-            return _passed_on(ballots, q)
-        return select(q, traces.of(q)[:cast], ballots.of(q)[0], verdicts.of(q), settings)
+        return [select(q, traces.of(q)[:cast], ballots.of(q)[0], verdicts.of(q), settings) for q in block]
 
     identity = {"select": settings.identity(), "of": [ballots.table, verdicts.table]}
-    sources = {q.id: row_source(bench.question_source(q), ballots.sources[q.id], verdicts.sources[q.id]) for q in questions}
-    return bench.fill("select", identity, questions, sources, make, Lesson, parallel=False)
+    parents: list[Rows[Any]] = [ballots, verdicts]
+    return bench.fill("select", identity, questions, bench.content, make, Lesson, parents=parents)
 
 
-def calibrate_checker(bench: Workbench, made: Lessons) -> Rows[Claim]:
-    """How well the checker hears, on a share of the training clips."""
+def calibrate_checker(bench: Workbench, made: Lessons) -> Rows[Claim] | None:
+    """How well the checker hears, on a share of the training clips; None where there are no known sounds."""
     checker, settings = bench.model("checker"), bench.config.verify
-    share = round(len(made.questions) * settings.calibrate)
-    step = max(1, len(made.questions) // share) if share else 1
-    questions = made.questions[::step][:share]
-    claimed = {q.id: tuple({c.text for v in made.verdicts.of(q) for c in v.claims}) for q in questions}
-    identity = {"verify": settings.identity(), "checker": checker.identity(), "seed": bench.config.seed}
-    content = bench.model_source(checker)
-    sources = {q.id: row_source(bench.question_source(q), sorted(claimed[q.id]), content) for q in questions}
-    make = CalibrateChecker(checker, settings, bench.config.seed)
-    return bench.fill("calibrate", identity, questions, sources, make, Claim, lambda q: (q, claimed[q.id]))
+    known = [q for q in made.questions if settings.bank or q.clip.media.startswith("world:")]
+    questions = [q for i, q in enumerate(known) if _falls_on(i, settings.calibrate)]
+    if not questions:
+        if settings.calibrate:
+            bench.note("the checker is not calibrated: verify.bank names no folder of known sounds for these clips")
+        return None
+    claimed = {q.id: tuple(sorted({c.text for v in made.verdicts.of(q) for c in v.claims})) for q in questions}
+    bank = bench.run.digests.of_folder(Path(settings.bank), ["*"]) if settings.bank else "world"
+    identity = {
+        "calibrate": {"threshold": settings.threshold, "level": settings.level},
+        "checker": checker.identity(),
+        "seed": bench.config.seed,
+        "bank": bank,
+        "prompts": _prompts("claim"),
+    }
+    return bench.fill(
+        "calibrate",
+        identity,
+        questions,
+        lambda q: (bench.question_source(q), claimed[q.id]),
+        CalibrateChecker(checker, settings, bench.config.seed),
+        Claim,
+        attach=lambda q: (q, claimed[q.id]),
+        models={"checker": checker},
+    )
 
 
-def material(made: Lessons, pool: Pool, labels_only: bool) -> Material:
+def material(made: Lessons, pool: Pool, labels_only: bool, questions: int = 0) -> Material:
     """Return a pool's lessons; with `labels_only` one bare label for each question that the pool holds.
 
-    Raises StageError where the pool is empty, saying which settings decide about it.
+    `questions` takes those of the pool's first so many questions (0: of all). Raises StageError where the pool is
+    empty, saying which settings decide about it.
     """
-    pairs = []
+    pairs: list[tuple[Question, Lesson]] = []
+    taken = 0
     for question in made.questions:
         members = [lesson for lesson in made.lessons.of(question) if pool in lesson.pools]
         if members and labels_only and pool not in ("labels", "gold"):
             members = [lesson for lesson in made.lessons.of(question) if "labels" in lesson.pools]
+        taken += bool(members)
+        if questions and taken > questions:
+            break
         pairs += [(question, lesson) for lesson in members]
     if not pairs:
+        reason = "no question has an answer of its own" if pool == "gold" else "vote.share and verify.threshold decide"
         raise StageError(
-            f"the pool {pool!r} is empty after {len(made.questions)} questions: nothing can be learnt from it. "
-            "Look at `earwitness show`; vote.share and verify.threshold decide what stays"
+            f"the pool {pool!r} is empty after {len(made.questions)} questions: nothing can be learnt from it "
+            f"({reason}). Look at the run's rows with `earwitness show`, or ask more questions"
         )
     return tuple(pairs)
 
 
-def train_arms(
-    bench: Workbench, made: Lessons, arms: dict[str, tuple[Step, ...]]
-) -> dict[tuple[str, int], Checkpoint | None]:
+def train_arms(bench: Workbench, made: Lessons, arms: dict[str, tuple[Step, ...]], choose: Labelled = ()) -> Ends:
     """Train every arm with every seed and return its last checkpoint (None: untrained). Equal steps are made once.
 
-    On the CPU independent steps run side by side, one worker each.
+    `choose` is what checkpoints are compared by. On the CPU independent steps run side by side, one worker each.
     """
-    choose = choosing_labels(bench, arms)
-    ends: dict[tuple[str, int], Checkpoint | None] = {}
+    ends: Ends = {}
     jobs: dict[str, TrainingJob] = {}
+    names: dict[str, str] = {}
     for arm, steps in arms.items():
-        for seed in bench.config.train.seeds if _trained(steps) else (0,):
+        for seed in bench.config.train.seeds if trains(steps) else (None,):
             parent: Checkpoint | None = None
             for step in steps:
-                if step.stage != "answer":
+                if step.stage != "answer" and seed is not None:
                     job = training_job(bench, made, step, parent, seed, choose)
                     jobs[job.key] = job
+                    names.setdefault(job.key, f"{step.stage} of {arm}, seed {seed}")
                     parent = checkpoint_of(job)
             ends[arm, seed] = parent
-    _train_all(bench, jobs)
+    _train_all(bench, jobs, names)
     return ends
 
 
-def _train_all(bench: Workbench, jobs: dict[str, TrainingJob]) -> None:
+def _train_all(bench: Workbench, jobs: dict[str, TrainingJob], names: dict[str, str]) -> None:
     """Run jobs as soon as their parents are done, those first that others wait for."""
     owed = {key: job for key, job in jobs.items() if Run.finished(job.folder) is None}
     awaited = {job.parent.key for job in owed.values() if job.parent}
-    running: dict[Future[dict[str, Any]], str] = {}
+    running: dict[Future[dict[str, Any]], tuple[str, float]] = {}
     while owed or running:
-        ready = [k for k, job in owed.items() if not job.parent or job.parent.key not in {*owed, *running.values()}]
+        busy = {*owed, *(key for key, _ in running.values())}
+        ready = [k for k, job in owed.items() if not job.parent or job.parent.key not in busy]
         for key in sorted(ready, key=lambda k: k not in awaited)[: bench.workers.count - len(running)]:
-            bench.note(f"training {key}: {owed[key].settings.steps} steps")
-            running[bench.workers.submit(train, owed.pop(key))] = key
+            bench.note(f"training {names[key]}: {owed[key].settings.steps} steps")
+            started = time.monotonic()
+            running[bench.workers.submit(train, owed.pop(key))] = key, started
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            bench.note(f"trained {running.pop(future)}: {future.result()}")
+            key, started = running.pop(future)
+            bench.run.add_seconds(key, time.monotonic() - started)
+            bench.note(f"trained {names[key]}: {told(future.result())}")
 
 
 def training_job(
@@ -213,12 +237,14 @@ def training_job(
     choose: Labelled = (),
 ) -> TrainingJob:
     """Return the job of one step. Its key is a digest of its settings and of all the content that it reads."""
-    if step.stage in NOT_BUILT:
-        raise StageError(f"the stage {step.stage!r} is not built yet in this version")
     settings = bench.config.settings(step)
-    assert isinstance(settings, Optimisation)
-    pool: Pool = settings.prompts if isinstance(settings, Grpo) else settings.lessons  # type: ignore[attr-defined]
-    pairs = material(made, pool, labels_only=isinstance(settings, Grpo))
+    if step.stage not in ("sft", "grpo"):
+        raise StageError(f"the stage {step.stage!r} is not built yet in this version")
+    assert isinstance(settings, Sft | Grpo)
+    if isinstance(settings, Grpo):
+        pairs = material(made, settings.prompts, labels_only=True)
+    else:
+        pairs = material(made, settings.lessons, labels_only=False, questions=settings.questions)
     base = bench.model("student")
     identity = {
         step.stage: settings.identity(),
@@ -230,32 +256,30 @@ def training_job(
         "prompts": _prompts("direct", "think"),
     }
     if settings.candidates > 1:
-        identity["choose"] = digest([(bench.question_source(q), label) for q, label in choose])
+        labels = [(bench.question_source(q), label) for q, label in choose]
+        identity["choose"] = {"labels": digest(labels), "answer_tokens": bench.config.answer.max_tokens}
+    else:
+        choose = ()
     folder = bench.run.folder(step.stage, identity)
-    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name, choose)  # type: ignore[arg-type]
+    tokens = bench.config.answer.max_tokens
+    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name, choose, tokens)
 
 
-def choosing_labels(bench: Workbench, arms: dict[str, tuple[Step, ...]]) -> Labelled:
-    """Return the questions and labels that checkpoints are chosen by: the teacher's votes, none where none is chosen."""
-    settings = [bench.config.settings(step) for steps in arms.values() for step in steps if step.stage not in NOT_BUILT]
-    if not any(isinstance(s, Optimisation) and s.candidates > 1 for s in settings):
-        return ()
-    asked = bench.config.questions
-    questions = read_sources(asked.choose, asked, asked.choose_limit, bench.note)
-    if asked.choose_by == "gold":
+def choosing_labels(bench: Workbench, questions: list[Question]) -> Labelled:
+    """Return the labels that checkpoints are chosen by: the teacher's votes, or the data's own where asked for."""
+    if bench.config.questions.choose_by == "gold":
         return tuple((q, q.answer) for q in questions if q.answer is not None)
-    ballots = count_votes(bench, questions, sample_traces(bench, questions))
+    traces = sample_traces(bench, questions, "sample (choose)")
+    ballots = count_votes(bench, questions, traces, "vote (choose)")
     found = ((q, ballots.of(q)[0].answer) for q in questions if ballots.of(q))
-    labelled = tuple((q, label) for q, label in found if label is not None)
-    if not labelled:
-        raise StageError("candidates are to be compared, and questions.choose gives no labelled question to do it by")
-    return labelled
+    return tuple((q, label) for q, label in found if label is not None)
 
 
 def sit_exam(
-    bench: Workbench, questions: list[Question], steps: tuple[Step, ...], checkpoint: Checkpoint | None, exam: str
+    bench: Workbench, questions: list[Question], arm: str, checkpoint: Checkpoint | None, exam: str
 ) -> tuple[str, dict[str, Grade]]:
     """Let an arm's student (or the teacher) answer an exam, and grade it. Returns the mode and the grades."""
+    steps = bench.config.arms[arm]
     last = steps[-1] if steps and steps[-1].stage == "answer" else Step(stage="answer")
     settings = bench.config.settings(last)
     assert isinstance(settings, Answer)
@@ -269,38 +293,44 @@ def sit_exam(
         "prompts": _prompts(prompt, "audio"),
         "seed": bench.config.seed,
     }
-    content = bench.model_source(examinee)
-    sources = {q.id: row_source(bench.question_source(q), content) for q in questions}
     make = AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames)
-    replies = bench.fill("answer", identity, questions, sources, make, Reply)
+    shown = f"answer ({arm}, {exam})"
+    models = {role: examinee}
+    replies = bench.fill("answer", identity, questions, bench.content, make, Reply, models=models, shown=shown)
 
     def graded(block: list[Question]) -> list[Made]:
         return [[grade(q, next(iter(replies.of(q)), None))] for q in block]
 
-    grade_sources = {q.id: row_source(bench.question_source(q), replies.sources[q.id]) for q in questions}
-    grades = bench.fill("grade", {"of": replies.table}, questions, grade_sources, graded, Grade, parallel=False)
+    def content(question: Question) -> Sequence[str]:
+        return bench.question_source(question), replies.sources[question.id]
+
+    grades = bench.fill("grade", {"of": replies.table}, questions, content, graded, Grade, shown=None)
     return prompt, {i: found[0] for i, found in grades.made.items()}
 
 
 def _thinks(bench: Workbench, steps: tuple[Step, ...]) -> bool:
     """Whether the last training step taught thinking."""
-    trained = [step for step in steps if step.stage != "answer"]
-    if not trained:
+    taught = [step for step in steps if step.stage != "answer"]
+    if not taught:
         return False
-    settings = bench.config.settings(trained[-1])
-    return isinstance(settings, Grpo) or settings.lessons not in ("labels", "gold")  # type: ignore[attr-defined]
+    settings = bench.config.settings(taught[-1])
+    return isinstance(settings, Grpo) or (isinstance(settings, Sft) and settings.lessons not in ("labels", "gold"))
 
 
-def _trained(steps: tuple[Step, ...]) -> bool:
-    return any(step.stage != "answer" for step in steps)
+def _falls_on(index: int, share: float) -> bool:
+    """Whether an item is among a share of a list, evenly spread; a longer list only adds to the choice."""
+    return math.ceil((index + 1) * share) > math.ceil(index * share)
 
 
 def _prompts(*names: str) -> dict[str, str]:
-    """Return the texts of prompts in both manners: a changed prompt is another stage."""
-    return {f"{manner}/{name}": digest(template(manner, name)) for manner in ("plain", "world") for name in names if name != "given-trace"}
+    """Return digests of the texts of prompts in both manners: a changed prompt is another stage."""
+    texts = [(manner, name) for manner in ("plain", "world") for name in names if name != "given-trace"]
+    return {f"{manner}/{name}": digest(_wordings(manner, name)) for manner, name in texts}
 
 
-def _passed_on(rows: Rows[Any], question: Question) -> Failed:
-    return Failed(f"an earlier stage failed: {rows.failed[question.id]}")
+def _wordings(manner: str, name: str) -> list[str]:
+    return [template(manner, name), template(manner, name, open_question=True)]
 
 
+def _nothing(_: Question) -> Sequence[str]:
+    return ()

@@ -11,6 +11,7 @@ from earwitness.models import connect
 from earwitness.models.local import Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Clip
+from earwitness.run import ARMS
 from earwitness.terminal import clean
 
 
@@ -27,7 +28,12 @@ def ask(
 
     `model` is `world:student`, a model's or adapter's folder, or `RUN/ARM` of a finished run; `span` is in seconds.
     """
-    student = connect(model_spec(model), "student")
+    spec = model_spec(model)
+    if choices is not None and len(choices) < 2:
+        raise ConfigError(f"--choices {', '.join(choices)}: give at least two, separated by commas, or none at all")
+    if not file.is_file():
+        raise ConfigError(f"there is no file {file}")
+    student = connect(spec, "student")
     name = prompt or student.trained_prompt or "direct"
     text = question_prompt(student.manner, name, question, choices)
     clip = Clip(id=file.name, media=str(file.resolve()), start=span[0], end=span[1])
@@ -46,10 +52,18 @@ def model_spec(name: str) -> Model:
         return Model(kind="local", name=base, adapter=name)
     if (folder / "config.json").is_file():
         return Model(kind="local", name=name)
-    arms = folder.parent / "arms.json"
+    arms = folder.parent / ARMS
     if arms.is_file():
         table = json.loads(arms.read_text(encoding="utf-8"))
         if folder.name in table:
-            return Model.model_validate(table[folder.name])
+            return _placed(Model.model_validate(table[folder.name]), folder.parent)
         raise ConfigError(f"the run {folder.parent} has no arm {folder.name!r}; it has {', '.join(sorted(table))}")
     raise ConfigError(f"{name} is neither world:NAME, nor a model's folder, nor RUN/ARM of a finished run")
+
+
+def _placed(spec: Model, run: Path) -> Model:
+    """Resolve a checkpoint's place, which a run's list of arms gives relative to the run."""
+    named = {
+        key: str(run / value) for key in ("name", "adapter") if (value := getattr(spec, key)) and (run / value).is_dir()
+    }
+    return spec.model_copy(update=named)

@@ -3,52 +3,78 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from earwitness.config import NOT_BUILT, ConfigError, Model, Optimisation, RunConfig
-from earwitness.driver import read_exam, worker_count
-from earwitness.models.places import ModelError, place_of
+from earwitness.config import Grpo, Model, Optimisation, RunConfig
+from earwitness.models.places import place_of
+from earwitness.preflight import Asked, chooses, read_questions, refuse, worker_count
 from earwitness.records import Question
-from earwitness.sources import read_sources
 
 GIB = 2**30
-# Bytes a parameter: weights and optimizer state of full fine-tuning in 32 bits; weights alone in 32 or 16 bits.
-FULL_TRAINING, WIDE, NARROW = 16, 4, 2
+# Bytes a parameter: weights, gradients and optimizer state in 32 bits; a frozen copy; weights alone in 32 or 16 bits.
+FULL_TRAINING, REFERENCE, WIDE, NARROW = 16, 4, 4, 2
+WIDTH = 22
 
 
 def plan_text(config: RunConfig, root: Path) -> str:
-    """Return the resolved settings, what each stage owes, the calls to make and the largest stage's memory."""
-    lines = [config.to_toml(), "what this run would do", ""]
-    questions = read_sources(config.questions.train, config.questions, config.questions.limit)
-    lines += [f"  training questions    {len(questions)}{_missing(questions)}"]
+    """Return the resolved settings, what each stage owes, the calls to make and the largest stage's memory.
+
+    Raises what a run would raise before it spends anything.
+    """
+    refuse(config)
+    notes: list[str] = []
+    asked = read_questions(config, notes.append)
     done = _done(root / config.name)
-    traces = len(questions) * config.sample.traces
-    lines += [
-        f"  sample                {len(questions)} questions x {config.sample.traces} traces = {traces} calls to the "
-        f"teacher{_rows(done, 'sample')}",
-        f"  verify                up to {traces} traces, one call per distinct claim to the checker{_rows(done, 'verify')}",
+    lines = [config.to_toml(), "what this run would do", ""]
+    lines += [*_data(config, asked, done), *_training(config), *_exams(config, asked)]
+    lines += ["", *_memory(config), ""]
+    lines += [f"  {worker_count(config)} worker processes; results in {root / config.name}"]
+    return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:{WIDTH}}{text}"
+
+
+def _data(config: RunConfig, asked: Asked, done: dict[str, int]) -> list[str]:
+    if not asked.train:
+        return [_line("training questions", "none: no arm trains anything")]
+    traces = len(asked.train) * config.sample.traces
+    heard = f"up to {traces} traces, one call per distinct claim to the checker"
+    lines = [
+        _line("training questions", f"{len(asked.train)}{_missing(asked.train)}"),
+        _line("sample", f"{config.sample.traces} traces each: {traces} calls to the teacher{_rows(done, 'sample')}"),
+        _line("verify", f"{heard}{_rows(done, 'verify')}"),
     ]
-    lines += _training(config)
-    for exam in config.exams.names:
-        asked = len(read_exam(config, exam))
-        sittings = len(config.arms) * len(config.train.seeds)
-        lines.append(f"  exam {exam:16} {asked} questions x up to {sittings} sittings")
-    lines += ["", *_memory(config), "", f"  {worker_count(config)} worker processes; results in {root / config.name}"]
-    return "\n".join(lines)
+    if chooses(config):
+        calls = len(asked.choose) * config.sample.traces
+        lines.append(_line("choose", f"{len(asked.choose)} questions{_missing(asked.choose)}: {calls} calls more"))
+    return lines
 
 
 def _training(config: RunConfig) -> list[str]:
-    steps = {}
+    steps: dict[str, str] = {}
     for arm, parts in config.arms.items():
         for depth, step in enumerate(parts):
-            if step.stage in NOT_BUILT:
-                raise ConfigError(f"arms.{arm}: the stage {step.stage!r} is not built yet in this version")
             settings = config.settings(step)
             if isinstance(settings, Optimisation):
                 trail = json.dumps([(s.stage, s.settings) for s in parts[: depth + 1]], sort_keys=True)
-                steps[trail] = f"{step.stage} of {arm}: {settings.steps} steps of {settings.batch}, {settings.tuning}"
+                sizes = f"{settings.steps} steps of {settings.batch}, {settings.tuning}"
+                steps.setdefault(trail, f"{step.stage} of {arm}: {sizes}")
     seeds = len(config.train.seeds)
-    return [f"  train                 {text}, {seeds} seed{'s' * (seeds > 1)}" for text in steps.values()]
+    return [_line("train", f"{text}, {seeds} seed{'s' * (seeds > 1)}") for text in steps.values()]
+
+
+def _exams(config: RunConfig, asked: Asked) -> list[str]:
+    sittings = sum(
+        len(config.train.seeds) if any(s.stage != "answer" for s in steps) else 1 for steps in config.arms.values()
+    )
+    return [
+        _line(f"exam {name}", f"{len(questions)} questions{_missing(questions)} x {sittings} sittings")
+        for name, questions in asked.exams.items()
+    ]
 
 
 def _memory(config: RunConfig) -> list[str]:
@@ -57,37 +83,37 @@ def _memory(config: RunConfig) -> list[str]:
     for role, spec in config.models.items():
         size = parameters(spec)
         if size is None:
-            lines.append(f"  {role:20} {spec.kind} {spec.name}: size not known here")
+            lines.append(_line(role, f"{spec.kind} {spec.name}: its size is not known on this machine"))
             continue
-        full = role == "student" and config.sft.tuning == "full" and bool(config.arms)
-        need = size * (FULL_TRAINING if full else WIDE if spec.dtype in ("auto", "float32") else NARROW) / GIB
+        need = size * _bytes(config, role, spec) / GIB
         largest = max(largest, need)
-        lines.append(f"  {role:20} {spec.kind} {spec.name}: {size / 1e6:.2f} M parameters, {need:.2f} GiB without activations")
-    return [*lines, f"  largest stage         {largest:.2f} GiB without activations"]
+        parts = f"{size / 1e6:.2f} M parameters, {need:.2f} GiB without activations"
+        lines.append(_line(role, f"{spec.kind} {spec.name}: {parts}"))
+    return [*lines, _line("largest stage", f"{largest:.2f} GiB without activations")] if largest else lines
+
+
+def _bytes(config: RunConfig, role: str, spec: Model) -> int:
+    """Return the bytes a parameter of a role's model takes in its largest stage."""
+    steps = [config.settings(step) for parts in config.arms.values() for step in parts]
+    full = [s for s in steps if isinstance(s, Optimisation) and s.tuning == "full"]
+    if role == "student" and full:
+        return FULL_TRAINING + REFERENCE * any(isinstance(s, Grpo) and s.beta > 0 for s in full)
+    return WIDE if spec.dtype in ("auto", "float32") else NARROW
 
 
 def parameters(spec: Model) -> int | None:
     """Return a model's number of parameters from its files' headers, None where it is not on this machine."""
     if spec.kind == "served":
         return None
-    try:
-        folder = Path(place_of(spec))
-    except ModelError as error:
-        raise ConfigError(str(error)) from None
     total = 0
-    for file in folder.glob("*.safetensors"):
+    for file in Path(place_of(spec)).glob("*.safetensors"):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for n in tensor["shape"]:
-                    size *= n
-                total += size
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     return total or None
 
 
-def _missing(questions: list[Question]) -> str:
+def _missing(questions: Sequence[Question]) -> str:
     absent = sum(1 for q in questions if not q.clip.media.startswith("world:") and not Path(q.clip.media).is_file())
     return f", {absent} of them without their media file" if absent else ""
 

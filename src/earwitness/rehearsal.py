@@ -1,23 +1,23 @@
 """A rehearsal: a real configuration, two questions, every stage, with tiny random models of the same classes.
 
-What a random model says cannot be read, so where a pool stays empty the rehearsal practises on the questions'
-first choices: what is rehearsed is the plumbing, never the result.
+What a random model says cannot be read, so the rehearsal practises on the questions' first choices: what is rehearsed
+is the plumbing, never the result.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from earwitness.config import Model, Role, RunConfig, Step
-from earwitness.driver import read_exam
-from earwitness.flow import Lessons, calibrate_checker, lessons, sit_exam, train_arms
+from earwitness.driver import PRELOAD
+from earwitness.flow import Ends, Labelled, Lessons, calibrate_checker, choosing_labels, lessons, sit_exam, train_arms
+from earwitness.preflight import Asked, chooses, read_questions, refuse
 from earwitness.pretrain.tiny import CLASSES, write_tiny
-from earwitness.records import Lesson
+from earwitness.records import Lesson, Question
 from earwitness.run import Run
-from earwitness.sources import read_sources
 from earwitness.stages.workbench import Rows, Workbench
 from earwitness.terminal import ProgressLine
 from earwitness.workers import Workers
@@ -26,31 +26,48 @@ QUESTIONS = 2
 TOKENS = 24
 SMALL: dict[str, dict[str, Any]] = {
     "sample": {"traces": 2, "max_tokens": TOKENS, "frames": 4},
-    "sft": {"steps": 2, "batch": 2, "micro_batch": 1, "checkpoint_every": 1, "candidates": 1},
+    "sft": {"steps": 2, "batch": 2, "micro_batch": 1, "checkpoint_every": 1},
     "grpo": {"steps": 2, "batch": 1, "micro_batch": 0, "group": 2, "max_tokens": TOKENS, "filter_samples": 0},
     "answer": {"max_tokens": TOKENS},
     "verify": {"calibrate": 0.5},
     "train": {"seeds": [1], "processes": 1, "parallel": 1},
 }
+CANDIDATES = 2
 
 
 def rehearse(config: RunConfig, root: Path) -> int:
-    """Run a configuration's stages on two questions in a temporary folder under `root`, and say what went through."""
+    """Run a configuration's stages on two questions in a temporary folder under `root`, and say what went through.
+
+    Returns 0, or 1 where a question failed.
+    """
+    started = time.monotonic()
+    line = ProgressLine()
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=root) as folder:
         small = small_config(config, Path(folder))
-        with Run.open(folder, "run") as run, Workers(1) as workers:
-            bench = Workbench(small, run, workers, ProgressLine())
-            _all_stages(bench)
-    print(f"rehearsed {config.name}: every stage of every arm went through with tiny random models", file=sys.stderr)
+        refuse(small)
+        asked = read_questions(small, line.say)
+        with Run.open(folder, "run") as run, Workers(1, PRELOAD) as workers:
+            bench = Workbench(small, run, workers, line)
+            _all_stages(bench, asked)
+    for stage, first in bench.failures.values():
+        line.say(f"{stage}, first {first}")
+    if bench.failures:
+        return 1
+    seconds = time.monotonic() - started
+    line.say(f"rehearsed {config.name} in {seconds:.0f} s: every stage of every arm, with tiny random models")
     return 0
 
 
 def small_config(config: RunConfig, folder: Path) -> RunConfig:
     """Return the configuration with tiny models (written under `folder`), two questions and two steps."""
+    for variant in config.variants:
+        config.variant(variant)  # its keys are checked, its stages are those of the run
     data = config.model_dump(mode="json")
     for section, values in SMALL.items():
         data[section].update(values)
+    for section in (data["sft"], data["grpo"], data["distil"]):
+        section["candidates"] = min(CANDIDATES, section["candidates"])
     data["questions"]["limit"] = data["exams"]["limit"] = data["questions"]["choose_limit"] = QUESTIONS
     data["variants"] = {}
     data["models"] = {role: _tiny(role, spec, folder).model_dump(mode="json") for role, spec in config.models.items()}
@@ -60,6 +77,8 @@ def small_config(config: RunConfig, folder: Path) -> RunConfig:
 
 def _small_step(step: Step) -> dict[str, Any]:
     kept = {k: v for k, v in step.settings.items() if k not in SMALL.get(step.stage, {})}
+    if "candidates" in kept:
+        kept["candidates"] = min(CANDIDATES, kept["candidates"])
     return {"stage": step.stage, **kept}
 
 
@@ -70,27 +89,43 @@ def _tiny(role: Role, spec: Model, folder: Path) -> Model:
     return Model(kind="local", name=str(place), dtype="float32")
 
 
-def _all_stages(bench: Workbench) -> None:
+def _all_stages(bench: Workbench, asked: Asked) -> None:
     config = bench.config
-    questions = read_sources(config.questions.train, config.questions, config.questions.limit)
-    made = lessons(bench, questions)
-    assert made is not None
-    calibrate_checker(bench, made)
-    ends = train_arms(bench, _with_practice(made), config.arms)
-    for exam in config.exams.names:
+    made = lessons(bench, asked.train) if asked.train else None
+    ends: Ends = {(arm, None): None for arm in config.arms}
+    if made is not None:
+        calibrate_checker(bench, made)
+        ends = train_arms(bench, _with_practice(made), config.arms, _labels(bench, asked.choose or asked.train))
+    for exam, questions in asked.exams.items():
         for (arm, _), checkpoint in ends.items():
-            sit_exam(bench, read_exam(config, exam), config.arms[arm], checkpoint, exam)
+            sit_exam(bench, questions, arm, checkpoint, exam)
+
+
+def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
+    """Return the labels to compare candidates by; where the teacher gave none, the first choices stand in."""
+    if not chooses(bench.config):
+        return ()
+    return choosing_labels(bench, questions) or tuple((q, _first_choice(q)) for q in questions)
 
 
 def _with_practice(made: Lessons) -> Lessons:
-    """Put every question into every pool, once with and once without thinking."""
-    rows = {}
+    """Put every question that came through into every pool, once with and once without thinking."""
+    rows: dict[str, list[Lesson]] = {}
     for question in made.questions:
-        answer = (question.choices or ("something",))[0]
-        thought = Lesson(
-            think="a rehearsal", answer=answer, index=0, pools=("all", "agreed", "heard", "verified"), by="rehearsal"
-        )
-        label = Lesson(think=None, answer=answer, index=None, pools=("labels", "gold"), by="rehearsal")
-        rows[question.id] = [thought, label]
-    practice = Rows(made.lessons.table, rows, {}, made.lessons.sources)
+        if question.id in made.lessons.made:
+            thought = Lesson(
+                think="a rehearsal",
+                answer=_first_choice(question),
+                index=0,
+                pools=("all", "agreed", "heard", "verified"),
+                by="rehearsal",
+            )
+            label = thought.model_copy(update={"think": None, "index": None, "pools": ("labels", "gold")})
+            rows[question.id] = [thought, label]
+    told = made.lessons
+    practice = Rows(told.stage, told.table, rows, told.failed, told.sources)
     return Lessons(made.questions, made.traces, made.ballots, made.verdicts, practice)
+
+
+def _first_choice(question: Question) -> str:
+    return (question.choices or ("something",))[0]

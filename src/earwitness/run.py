@@ -32,6 +32,7 @@ from earwitness.table import (
 )
 
 __all__ = [
+    "ARMS",
     "BLOCK",
     "DamagedTable",
     "Digests",
@@ -46,6 +47,9 @@ __all__ = [
     "row_source",
     "write_json",
 ]
+
+
+ARMS = "arms.json"  # in a run's folder: which model stands behind each arm
 
 
 class RunLocked(RunError):  # noqa: N818 - named for what it is
@@ -250,10 +254,13 @@ class Run:
         try:
             yield
         finally:
-            path = self.path / f"timings{self._part}.json"
-            seconds = read_object(path) or {}
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 3)
-            write_json(path, seconds)
+            self.add_seconds(stage, time.monotonic() - start)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to a stage's entry in `timings.json`."""
+        path = self.path / f"timings{self._part}.json"
+        table = read_object(path) or {}
+        write_json(path, table | {stage: round(table.get(stage, 0.0) + seconds, 3)})
 
     @property
     def timings(self) -> dict[str, float]:

@@ -29,7 +29,11 @@ class RunError(Exception):
 
 
 class StaleRow(RunError):  # noqa: N818 - named for what it is
-    """A row was made from other inputs than those there now."""
+    """Rows were made from other inputs than those there now: those of the questions `ids`."""
+
+    def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.ids = list(ids)
 
 
 class DamagedTable(RunError):  # noqa: N818 - named for what it is
@@ -171,7 +175,7 @@ class Table:
             again = self._stale(questions, sources) if redo == "stale" else self._failed(questions)
             self._drop(again)
         self._drop(self._loose(blocks))
-        self._refuse_stale(questions, sources)
+        self._refuse(questions, self._stale(questions, sources))
         rest = ([q for q in part if q.id not in self._rows] for part in blocks)
         owed = [part for part in rest if part]
         reusable = {i for i, row in self._elsewhere.items() if redo != "failed" or row.error is None}
@@ -180,8 +184,11 @@ class Table:
         self._finish()
         return {q.id: self._rows[q.id] for q in questions}
 
-    def read(self, ids: Iterable[str]) -> dict[str, Row]:
-        """Return the rows of these questions, by id. Raises RunError naming the stage when one is missing."""
+    def read(self, ids: Iterable[str], sources: Mapping[str, str] | None = None) -> dict[str, Row]:
+        """Return the rows of these questions, by id. Raises RunError naming the stage when one is missing.
+
+        With `sources`, raises StaleRow like `fill`.
+        """
         wanted = list(ids)
         every = self._elsewhere | self._rows
         missing = [i for i in wanted if i not in every]
@@ -190,6 +197,8 @@ class Table:
                 f"stage {self.stage} has no row for {missing[0]!r} ({len(missing)} of {len(wanted)} questions are "
                 f"missing in {self.folder}): run the stage first"
             )
+        if sources is not None:
+            self._refuse(wanted, [i for i in wanted if every[i].source != sources[i]])
         return {i: every[i] for i in wanted}
 
     def _blocks(self, questions: Sequence[Question], block: int) -> list[list[Question]]:
@@ -206,13 +215,13 @@ class Table:
     def _failed(self, questions: Sequence[Question]) -> list[str]:
         return [q.id for q in questions if q.id in self._rows and self._rows[q.id].error is not None]
 
-    def _refuse_stale(self, questions: Sequence[Question], sources: Mapping[str, str]) -> None:
-        stale = self._stale(questions, sources)
+    def _refuse(self, asked: Sequence[Any], stale: list[str]) -> None:
         if stale:
             raise StaleRow(
                 f"stage {self.stage}: row {stale[0]!r} in {self.path} was made from other inputs than those there now "
-                f"({len(stale)} such rows of {len(questions)}); put the inputs back, or make these rows again with "
-                "--redo stale"
+                f"({len(stale)} such rows of {len(asked)}); put the inputs back, or make these rows again with "
+                "--redo stale",
+                stale,
             )
 
     def _covered(self) -> set[str]:

@@ -79,6 +79,12 @@ class ProgressLine:
         if final:
             self._stage = None
 
+    def say(self, text: str) -> None:
+        """Write a line of its own, whatever the progress."""
+        self.close()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
     def close(self) -> None:
         """End a line that is still being rewritten, so that what follows starts on its own line."""
         if self._open:

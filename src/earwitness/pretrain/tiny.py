@@ -44,7 +44,12 @@ def write_tiny(spec: Model, fallback: str, place: Path) -> None:
 
         WhisperFeatureExtractor(feature_size=MELS, return_attention_mask=True).save_pretrained(place)
     default = VideoSettings()
-    pixels = {"min_pixels": 4 * 28 * 28, "max_pixels": 16 * 28 * 28, "image_mean": default.mean, "image_std": default.std}
+    pixels = {
+        "min_pixels": 4 * 28 * 28,
+        "max_pixels": 16 * 28 * 28,
+        "image_mean": default.mean,
+        "image_std": default.std,
+    }
     (place / "video_preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
     (place / CARD).write_text(json.dumps({"manner": "plain"}), encoding="utf-8")
 
@@ -63,7 +68,7 @@ def byte_tokenizer() -> Any:
         tokenizer_object=core,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=[t for t in (*SPECIAL[:3], *MEDIA)],
+        additional_special_tokens=[*SPECIAL[:3], *MEDIA],
     )
     built.chat_template = CHAT_TEMPLATE
     return built
@@ -77,7 +82,9 @@ def _type_of(spec: Model) -> str | None:
 
 
 def _text(tokenizer: Any) -> dict[str, Any]:
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(t) for name, t in (("eos", SPECIAL[2]), ("pad", SPECIAL[0]))}
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(t) for name, t in (("eos", SPECIAL[2]), ("pad", SPECIAL[0]))
+    }
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -125,7 +132,10 @@ def _watcher(tokenizer: Any) -> Any:
     frame = {f"vision_{k}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{k}|>") for k in ("start", "end")}
     text = _text(tokenizer)
     config = Qwen2_5_VLConfig(
-        text_config={**text, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}},
+        text_config={
+            **text,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+        },
         vision_config={
             "depth": 1,
             "hidden_size": 32,

@@ -32,4 +32,4 @@ def where_encoded(
     """Do the work for what was encoded (indexes and roots) and put the failures back in their places."""
     good = [i for i, root in enumerate(encoded) if not isinstance(root, Failed)]
     done = dict(zip(good, work(good, [encoded[i] for i in good]) if good else [], strict=True))  # type: ignore[misc]
-    return [done[i] if i in done else root for i, root in enumerate(encoded)]  # type: ignore[misc]
+    return [done.get(i, root) for i, root in enumerate(encoded)]  # type: ignore[misc]

@@ -84,5 +84,3 @@ def rates(rows: Sequence[Sequence[Claim]]) -> dict[str, float | int | None]:
         "false_reject": sum(not row[MIXED].heard for row in rows) / len(rows),
         "n": len(rows),
     }
-
-

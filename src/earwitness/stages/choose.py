@@ -11,22 +11,25 @@ from typing import Any
 
 from earwitness.answers import read, same
 from earwitness.learn.trainer import complete_checkpoints, restore
+from earwitness.learn.tree import Root
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Question
+from earwitness.stages.asking import encode_each, where_encoded
 
 BLOCK = 32
-MAX_TOKENS = 1024
 Labelled = tuple[Question, str]
 
 
-def keep_best(student: LocalModel, folder: Path, prompt: str, labelled: Sequence[Labelled]) -> dict[str, Any]:
+def keep_best(
+    student: LocalModel, folder: Path, prompt: str, labelled: Sequence[Labelled], max_tokens: int
+) -> dict[str, Any]:
     """Put the best checkpoint's weights into the student; the earliest of equals. Returns every agreement measured."""
     agreements: dict[int, float] = {}
     checkpoints = complete_checkpoints(folder)
     for step, place in checkpoints.items():
         load_weights(student, place)
-        agreements[step] = agreement(student, prompt, labelled)
+        agreements[step] = agreement(student, prompt, labelled, max_tokens)
     best = max(agreements, key=lambda step: (agreements[step], -step))
     load_weights(student, checkpoints[best])
     return {"chosen_step": best, "agreement": {str(step): round(share, 4) for step, share in agreements.items()}}
@@ -43,14 +46,25 @@ def load_weights(student: LocalModel, place: Path) -> None:
     set_peft_model_state_dict(student.model, load_file(place / "adapter_model.safetensors"))
 
 
-def agreement(student: LocalModel, prompt: str, labelled: Sequence[Labelled]) -> float:
-    """Return the share of questions that the student, answering greedily, answers with the label."""
-    right = 0
-    for start in range(0, len(labelled), BLOCK):
-        block = labelled[start : start + BLOCK]
-        prompts = [Prompt(question_prompt(student.manner, prompt, q.text, q.choices), q.clip) for q, _ in block]
-        replies = student.sample(prompts, 1, 0.0, MAX_TOKENS, [()] * len(block))
-        for (question, label), group in zip(block, replies, strict=True):
-            answer = read(group[0].text, question.choices).answer
-            right += answer is not None and same(answer, label)
-    return right / len(labelled)
+def agreement(student: LocalModel, prompt: str, labelled: Sequence[Labelled], max_tokens: int) -> float:
+    """Return the share of questions that the student, answering greedily, answers with the label.
+
+    A question that cannot be shown to it counts as one that it gets wrong.
+    """
+    blocks = [labelled[start : start + BLOCK] for start in range(0, len(labelled), BLOCK)]
+    return sum(_agreed(student, prompt, block, max_tokens) for block in blocks) / len(labelled)
+
+
+def _agreed(student: LocalModel, prompt: str, block: Sequence[Labelled], max_tokens: int) -> int:
+    prompts = [Prompt(question_prompt(student.manner, prompt, q.text, q.choices), q.clip) for q, _ in block]
+
+    def work(indexes: list[int], roots: list[Root]) -> list[bool]:
+        drawn = student.sample_roots(roots, 1, 0.0, max_tokens, [()] * len(roots))
+        return [_agrees(group[0].text, *block[i]) for i, group in zip(indexes, drawn, strict=True)]
+
+    return sum(found is True for found in where_encoded(encode_each(student, prompts), work))
+
+
+def _agrees(text: str, question: Question, label: str) -> bool:
+    answer = read(text, question.choices).answer
+    return answer is not None and same(answer, label)

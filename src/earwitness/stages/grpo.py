@@ -13,11 +13,15 @@ from earwitness.learn.noise import generator
 from earwitness.learn.policy import PolicySettings, Rollout, Task, policy_terms, roll_out
 from earwitness.learn.rewards import accuracy, form
 from earwitness.learn.sampling import Decoding
+from earwitness.learn.tree import Root
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
+from earwitness.stages.asking import encode_each, where_encoded
 from earwitness.stages.sft import Lessons, Supervised
-from earwitness.stages.training import Student, TrainingJob, fit, open_student, settle
+from earwitness.stages.training import Student, TrainingJob, fit, left_out, open_student, settle
+from earwitness.stages.workbench import StageError
+from earwitness.table import Failed
 
 PROMPT = "think"
 
@@ -34,14 +38,19 @@ class Practice:
         self.decoding = Decoding(
             job.settings.temperature, job.settings.max_tokens, local.pad, local.stop, local.forbidden
         )
-        self.held: tuple[int, Rollout] | None = None
+        self.why = ""  # the first reason why a question could not be shown
+        self.held: dict[tuple[int, tuple[str, ...]], Rollout] = {}
 
     def prepare(self, model: Any, items: Sequence[tuple[Question, Lesson]], step: int) -> Rollout:
-        """Roll out a group per question; with several updates per rollout the same rollouts serve again."""
+        """Roll out a group per question; with several updates per rollout the same rollouts serve again.
+
+        Raises StageError where no question of the batch can be shown to the student.
+        """
         round_number, update = divmod(step, self.settings.updates)
-        if update and self.held and self.held[0] == round_number:
-            return self.held[1]
-        tasks = [self._task(question, lesson.answer) for question, lesson in items]
+        key = (round_number, tuple(question.id for question, _ in items))
+        if update and key in self.held:
+            return self.held[key]
+        tasks = self._tasks(items)
         rollout = roll_out(
             model,
             tasks,
@@ -51,17 +60,28 @@ class Practice:
             self.student.reference,
             remember_old=self.settings.updates > 1,
         )
-        self.held = (round_number, rollout)
+        rollout.facts["left_out"] = float(len(items) - len(tasks))
+        self.held = {k: v for k, v in self.held.items() if k[0] == round_number}
+        if self.settings.updates > 1:
+            self.held[key] = rollout
         return rollout
 
     def terms(self, model: Any, batch: Rollout, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return `policy` and `kl_ref`."""
         return policy_terms(model, batch, totals, self.policy)
 
-    def _task(self, question: Question, label: str) -> Task:
+    def _tasks(self, items: Sequence[tuple[Question, Lesson]]) -> list[Task]:
         local = self.student.local
-        root = local.encode(Prompt(question_text(local, question), question.clip))
-        return Task(root, self._reward(question, label), (self.seed, "grpo", question.id))
+        roots = encode_each(local, [Prompt(question_text(local, q), q.clip) for q, _ in items])
+        self.why = self.why or next((root.why for root in roots if isinstance(root, Failed)), "")
+        tasks = [
+            Task(root, self._reward(question, lesson.answer), (self.seed, "grpo", question.id))
+            for (question, lesson), root in zip(items, roots, strict=True)
+            if not isinstance(root, Failed)
+        ]
+        if not tasks:
+            raise StageError(f"no question of a practice batch can be shown to the student: {self.why}")
+        return tasks
 
     def _reward(self, question: Question, label: str) -> Callable[[tuple[int, ...]], float]:
         local, s = self.student.local, self.settings
@@ -82,15 +102,16 @@ def practise(job: TrainingJob) -> dict[str, Any]:
     hearing = deaf_test(student.local.model, heard.packed)
     prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
     objective = Practice(job, student)
+    size = min(settings.batch, len(prompts))
 
     def plan(step: int) -> list[tuple[Question, Lesson]]:
         rng = generator(job.seed, "grpo", step // settings.updates)
-        size = min(settings.batch, len(prompts))
         return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
 
-    fit(job, student, objective, plan, round_steps=settings.updates)
+    fit(job, student, objective, plan, size, round_steps=settings.updates)
     chosen = settle(job, student, PROMPT)
-    return {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material), **chosen}
+    facts = {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material), **chosen}
+    return facts | {"left_out": left_out(job.folder), "why": objective.why}
 
 
 def pass_rate_filter(job: TrainingJob, local: LocalModel) -> list[tuple[Question, Lesson]]:
@@ -104,14 +125,26 @@ def pass_rate_filter(job: TrainingJob, local: LocalModel) -> list[tuple[Question
     kept = []
     for start in range(0, len(pool), 32):
         block = pool[start : start + 32]
-        prompts = [Prompt(question_text(local, q), q.clip) for q, _ in block]
-        keys = [(job.seed, "filter", q.id) for q, _ in block]
-        drawn = local.sample(prompts, settings.filter_samples, settings.temperature, settings.max_tokens, keys)
-        for (question, lesson), group in zip(block, drawn, strict=True):
-            right = sum(accuracy(c.text, question.choices, lesson.answer) for c in group)
-            if 0 < right < settings.filter_samples:
-                kept.append((question, lesson))
+        right = _times_right(job, settings, local, block)
+        kept += [
+            item for item, n in zip(block, right, strict=True) if isinstance(n, int) and 0 < n < settings.filter_samples
+        ]
     return kept or pool
+
+
+def _times_right(
+    job: TrainingJob, settings: Grpo, local: LocalModel, block: Sequence[tuple[Question, Lesson]]
+) -> list[int | Failed]:
+    def work(indexes: list[int], roots: list[Root]) -> list[int]:
+        keys = [(job.seed, "filter", block[i][0].id) for i in indexes]
+        drawn = local.sample_roots(roots, settings.filter_samples, settings.temperature, settings.max_tokens, keys)
+        asked = [block[i] for i in indexes]
+        return [
+            sum(accuracy(c.text, question.choices, lesson.answer) > 0 for c in group)
+            for (question, lesson), group in zip(asked, drawn, strict=True)
+        ]
+
+    return where_encoded(encode_each(local, [Prompt(question_text(local, q), q.clip) for q, _ in block]), work)
 
 
 def policy_settings(settings: Grpo) -> PolicySettings:

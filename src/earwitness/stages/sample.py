@@ -28,9 +28,7 @@ class SampleTraces:
         """Return each question's traces, or why there are none."""
         model = connected(self.teacher, "teacher")
         prompts = [
-            Prompt(
-                question_prompt(model.manner, self.settings.prompt, q.text, q.choices), q.clip, self.settings.frames
-            )
+            Prompt(question_prompt(model.manner, self.settings.prompt, q.text, q.choices), q.clip, self.settings.frames)
             for q in questions
         ]
 
@@ -51,6 +49,4 @@ def read_trace(completion: Completion, question: Question, index: int, by: str) 
     """Read a completion: a cut-off one has no answer, whatever it says."""
     reading = read(completion.text, question.choices)
     answer = reading.answer if completion.finish == "stop" else None
-    return Trace(
-        index=index, raw=completion.text, think=reading.think, answer=answer, finish=completion.finish, by=by
-    )
+    return Trace(index=index, raw=completion.text, think=reading.think, answer=answer, finish=completion.finish, by=by)

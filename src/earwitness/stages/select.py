@@ -56,5 +56,3 @@ def _at_most(lessons: list[Lesson], limit: int) -> list[Lesson]:
         if pools:
             kept.append(lesson.model_copy(update={"pools": pools}))
     return kept
-
-

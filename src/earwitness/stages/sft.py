@@ -16,20 +16,24 @@ from earwitness.learn.tree import Branch, Packed, Tree, pack
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
-from earwitness.stages.training import TrainingJob, fit, open_student, settle
+from earwitness.stages.asking import encode_each
+from earwitness.stages.training import TrainingJob, fit, left_out, open_student, settle
+from earwitness.stages.workbench import StageError
+from earwitness.table import Failed
 
 Material = tuple[Question, Lesson]
 
 
 @dataclass
 class Lessons:
-    """A packed batch of lessons."""
+    """A packed batch of lessons, and how many had to be left out because their question cannot be shown."""
 
     packed: Packed
+    left_out: int = 0
 
     def counts(self) -> dict[str, float]:
-        """The number of trained tokens."""
-        return {"tokens": float(self.packed.weight.sum())}
+        """The number of trained tokens, and of lessons left out."""
+        return {"tokens": float(self.packed.weight.sum()), "left_out": float(self.left_out)}
 
 
 class Supervised:
@@ -39,11 +43,19 @@ class Supervised:
 
     def __init__(self, student: LocalModel) -> None:
         self.student = student
+        self.why = ""  # the first reason why a question could not be shown
 
     def prepare(self, model: Any, items: Sequence[Material], step: int) -> Lessons:
-        """Pack lessons; lessons of one question under one prompt share their root."""
-        trees = grow(self.student, items)
-        return Lessons(pack(trees, self.student.pad).to(model.device))
+        """Pack lessons; lessons of one question under one prompt share their root.
+
+        Raises StageError where no question of the batch can be shown to the student.
+        """
+        trees, failures = grow(self.student, items)
+        self.why = self.why or next(iter(failures.values()), "")
+        if not trees:
+            raise StageError(f"no question of a training batch can be shown to the student: {self.why}")
+        missing = sum(question.id in failures for question, _ in items)
+        return Lessons(pack(trees, self.student.pad).to(model.device), missing)
 
     def terms(self, model: Any, batch: Lessons, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return `ce` in nats per token."""
@@ -59,9 +71,10 @@ def learn_lessons(job: TrainingJob) -> dict[str, Any]:
     plan = Draw(job)
     first = objective.prepare(student.local.model, plan(0), 0)
     hearing = deaf_test(student.local.model, first.packed)
-    fit(job, student, objective, plan)
+    fit(job, student, objective, plan, job.settings.batch)
     chosen = settle(job, student, prompt_of(job.material[0][1]))
-    return {"deaf_test": hearing.facts(), "questions": len(plan.groups), "lessons": len(job.material), **chosen}
+    facts = {"deaf_test": hearing.facts(), "questions": len(plan.groups), "lessons": len(job.material), **chosen}
+    return facts | {"left_out": left_out(job.folder), "why": objective.why}
 
 
 class Draw:
@@ -75,25 +88,30 @@ class Draw:
         self.groups = list(groups.values())
 
     def __call__(self, step: int) -> list[Material]:
+        """Return the lessons of a step, counted from 0."""
         rng = generator(self.seed, "sft", step)
         chosen = [self.groups[i] for i in rng.integers(len(self.groups), size=self.batch)]
         return [group[rng.integers(len(group))] for group in chosen]
 
 
-def grow(student: LocalModel, items: Sequence[Material]) -> list[Tree]:
-    """Make one tree per question and prompt, with its distinct lessons as branches."""
+def grow(student: LocalModel, items: Sequence[Material]) -> tuple[list[Tree], dict[str, str]]:
+    """Make one tree per question and prompt, with its lessons as branches.
+
+    Also returns, by question id, why a question cannot be shown to the student.
+    """
     branches: dict[tuple[str, str], list[Branch]] = {}
     questions: dict[tuple[str, str], Question] = {}
     for question, lesson in items:
         key = (question.id, prompt_of(lesson))
         questions[key] = question
         branches.setdefault(key, []).append(Branch.trained(student.response_ids(spell(lesson))))
-    trees = []
-    for (_, name), question in questions.items():
-        text = question_prompt(student.manner, name, question.text, question.choices)
-        root = student.encode(Prompt(text, question.clip))
-        trees.append(Tree(root, tuple(branches[question.id, name])))
-    return trees
+    texts = [question_prompt(student.manner, name, q.text, q.choices) for (_, name), q in questions.items()]
+    roots = encode_each(student, [Prompt(text, q.clip) for text, q in zip(texts, questions.values(), strict=True)])
+    trees = [
+        Tree(r, tuple(branches[key])) for key, r in zip(questions, roots, strict=True) if not isinstance(r, Failed)
+    ]
+    failures = {key[0]: r.why for key, r in zip(questions, roots, strict=True) if isinstance(r, Failed)}
+    return trees, failures
 
 
 def prompt_of(lesson: Lesson) -> str:

@@ -1,13 +1,15 @@
-"""What the training stages share: the job that travels to a worker, the model it starts from, the checkpoint it leaves."""
+"""What the training stages share: the job that travels to a worker, the model it starts from, what it leaves."""
 
 from __future__ import annotations
 
 import copy
+import errno
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from earwitness.config import Model, Optimisation
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
+from earwitness.stages.workbench import StageError, release_models
 from earwitness.table import RunError
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from earwitness.models.local import LocalModel
 
 FINAL = "final"
+FULL_DISK = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed")  # as libraries word it
 LINEAR = r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -31,7 +35,7 @@ class TrainingJob:
 
     `base` is the model as shipped, `parent` the checkpoint it goes on from (None: the base). `material` holds the
     (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded. `choose` holds the labelled
-    questions by which one of several candidate checkpoints is kept.
+    questions by which one of several candidate checkpoints is kept, answering in `answer_tokens` at most.
     """
 
     stage: Literal["sft", "grpo"]
@@ -43,6 +47,7 @@ class TrainingJob:
     folder: Path
     key: str
     choose: tuple[tuple[Question, str], ...] = ()
+    answer_tokens: int = 1024
 
 
 def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
@@ -57,21 +62,78 @@ def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
 def train(job: TrainingJob) -> dict[str, Any]:
     """Run a job in this process, from its last complete checkpoint if there is one, and return its facts.
 
-    A finished job is not run again. Raises DeafModel where the sound does not reach the loss.
+    A finished job is not run again. Several processes of one launcher train it together. Raises DeafModel where the
+    sound does not reach the loss, RunError where the disk is full or another process trains the same job.
     """
-    done = Run.finished(job.folder)
+    done = finished(job)
     if done is not None:
         return done
     job.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(job.folder):
+    release_models()
+    _take_device()
+    with _alone(job.folder) if first_process() else nullcontext(), _room_on_disk(job.folder):
         from earwitness.stages.grpo import practise
         from earwitness.stages.sft import learn_lessons
 
         facts = {"sft": learn_lessons, "grpo": practise}[job.stage](job)
-        Run.finish(job.folder, facts)
+        if first_process():
+            Run.finish(job.folder, facts)
+            finished(job)
+    release_models()
+    return facts
+
+
+def finished(job: TrainingJob) -> dict[str, Any] | None:
+    """Return the facts of a finished job (None: not finished), and clear what a kill at its very end left behind."""
+    done = Run.finished(job.folder)
+    if done is not None and first_process():
         for leftover in job.folder.glob("checkpoint-*"):
             shutil.rmtree(leftover)
-    return facts
+    return done
+
+
+def told(facts: dict[str, Any]) -> str:
+    """Return a finished job's facts as a sentence."""
+    heard = facts["deaf_test"]
+    parts = [f"another sound moves what it learns by up to {heard['change']:.2g} nats"]
+    if "chosen_step" in facts:
+        parts.append(f"step {facts['chosen_step']} was kept of {', '.join(facts['agreement'])}")
+    if facts.get("left_out"):
+        parts.append(f"{facts['left_out']} draws could not be shown to it ({facts['why']})")
+    return "; ".join(parts)
+
+
+def processes() -> int:
+    """Return how many processes of one launcher (accelerate, torchrun) train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _take_device() -> None:
+    """Let each process of a launcher work on its own GPU."""
+    import torch
+
+    if processes() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def _room_on_disk(folder: Path) -> Iterator[None]:
+    """Turn the libraries' many ways of saying that the disk is full into one error."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full and not any(words in str(error) for words in FULL_DISK):
+            raise
+        raise RunError(
+            f"{folder} could not be written: the disk is full. Make room on it, and the same command goes on from "
+            "the last complete checkpoint"
+        ) from error
 
 
 @contextmanager
@@ -113,16 +175,21 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
             local = connect(student_spec(job.base, job.parent), "student")
             local.model = local.model.merge_and_unload()
         if with_reference:
-            frozen = copy.deepcopy(local.model).requires_grad_(False)
+            frozen = copy.deepcopy(_widened(local.model)).requires_grad_(False)  # of the same precision: KL 0 at first
             reference = lambda batch: token_logprobs(frozen, batch, temperature)  # noqa: E731
     else:
         local.model = _under_lora(local, job)
         if with_reference:
             reference = _adapter_reference(local.model, from_adapter, temperature)
-    for parameter in local.model.parameters():
-        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-    local.model.train()
+    _widened(local.model).train()
     return Student(local, reference)
+
+
+def _widened(model: Any) -> Any:
+    """Put what is trained into 32 bits: small steps would be lost in 16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    return model
 
 
 def _under_lora(local: LocalModel, job: TrainingJob) -> Any:
@@ -158,16 +225,21 @@ def _adapter_reference(model: Any, from_adapter: bool, temperature: float) -> Ca
 
 
 def fit(
-    job: TrainingJob, student: Student, objective: Any, plan: Callable[[int], Sequence[Any]], round_steps: int = 1
+    job: TrainingJob,
+    student: Student,
+    objective: Any,
+    plan: Callable[[int], Sequence[Any]],
+    size: int,
+    round_steps: int = 1,
 ) -> None:
-    """Train with the one trainer. Checkpoints fall on multiples of `round_steps` (whole rollout rounds)."""
+    """Train with the one trainer on steps of `size` items. Checkpoints fall on whole rounds of `round_steps`."""
     import transformers
 
     from earwitness.learn.trainer import Schedule, Trainer
 
     transformers.logging.set_verbosity_error()
     s = job.settings
-    every = max(1, s.steps // s.candidates) if s.candidates > 1 else s.checkpoint_every
+    every = -(-s.steps // s.candidates) if s.candidates > 1 else s.checkpoint_every
     schedule = Schedule(
         steps=s.steps,
         learning_rate=s.learning_rate,
@@ -177,19 +249,35 @@ def fit(
         clip=s.clip,
         checkpoint_every=-(-every // round_steps) * round_steps,
         keep_all=s.candidates > 1,
-        accumulation=-(-s.batch // s.micro_batch) if s.micro_batch else 1,
+        accumulation=_accumulation(size, s.micro_batch),
         seed=job.seed,
     )
     Trainer(student.local.model, objective, plan, schedule, job.folder).fit()
 
 
+def _accumulation(size: int, micro_batch: int) -> int:
+    """Return how many micro-batches each process cuts its share of a step into."""
+    if size < processes():
+        raise StageError(f"a step of {size} questions cannot be shared by {processes()} processes: use fewer processes")
+    wanted = -(-size // (micro_batch * processes())) if micro_batch else 1
+    return min(wanted, size // processes())
+
+
+def left_out(folder: Path) -> int:
+    """Return how many draws of a training could not be shown to the student, as its log counts them."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(int(json.loads(line).get("left_out", 0)) for line in lines)
+
+
 def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
     """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen."""
     chosen: dict[str, Any] = {}
+    if not first_process():
+        return chosen
     if job.settings.candidates > 1 and job.choose:
         from earwitness.stages.choose import keep_best
 
-        chosen = keep_best(student.local, job.folder, prompt, job.choose)
+        chosen = keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
     save(job, student, prompt)
     return chosen
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from earwitness.config import Model, Role, RunConfig
-from earwitness.models import fingerprint
-from earwitness.records import Clip, Question, Record
-from earwitness.run import Run, row_source
-from earwitness.table import BLOCK, Make, Made, RunError
-from earwitness.terminal import Progress
+from earwitness.models import connected, fingerprint
+from earwitness.records import Clip, Question, Record, Row
+from earwitness.run import Run, read_object, row_source
+from earwitness.table import BLOCK, Failed, Made, Make, RunError, StaleRow, Table, write_json
+from earwitness.terminal import Progress, ProgressLine
 from earwitness.workers import Workers
 
 R = TypeVar("R", bound=Record)
 WORLD_VERSION = "world 1"
+MAKERS = "models.json"  # in a table's folder: the fingerprints of the models that made its rows, to name a changed one
+
+
+class StageError(RunError):
+    """A stage that cannot go on with what it was given."""
 
 
 @dataclass(frozen=True)
 class Rows(Generic[R]):
     """What a stage has made: records by question id, why the others failed, and the table's name as parent."""
 
+    stage: str
     table: str
     made: dict[str, list[R]]
     failed: dict[str, str]
@@ -32,17 +40,43 @@ class Rows(Generic[R]):
         """Return a question's records; none if it failed."""
         return self.made.get(question.id, [])
 
+    def failure(self, question: Question) -> Failed | None:
+        """Return why a question failed, named by the first stage that it failed in; None if it did not."""
+        why = self.failed.get(question.id)
+        if why is None:
+            return None
+        return Failed(why if why.startswith(EARLIER) else f"{EARLIER}{self.stage}: {why}")
+
+
+EARLIER = "failed in "
+
+
+@dataclass(frozen=True)
+class Unless:
+    """A stage's function that is spared the questions that failed before: their rows say so."""
+
+    make: Callable[[list[Any]], Sequence[Made]]
+
+    def __call__(self, block: Sequence[Any]) -> list[Made]:
+        """Return what is made of each item, or the item itself where it is a failure."""
+        good = [item for item in block if not isinstance(item, Failed)]
+        made = iter(self.make(good) if good else [])
+        return [item if isinstance(item, Failed) else next(made) for item in block]
+
 
 @dataclass
 class Workbench:
-    """One run with one variant's configuration."""
+    """One run with one variant's configuration. With `finished_only` tables are read and nothing is ever made."""
 
     config: RunConfig
     run: Run
     workers: Workers
-    progress: Callable[[Progress], None] | None = None
+    progress: ProgressLine | None = None
     redo: Literal["stale", "failed"] | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    finished_only: bool = False
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _at_work: frozenset[tuple[Role, Model]] = frozenset()
 
     def model(self, role: Role) -> Model:
         """Return the spec of a role's model."""
@@ -64,40 +98,125 @@ class Workbench:
         record["clip"].pop("media")
         return row_source(record, self.clip_source(question.clip))
 
+    def content(self, question: Question) -> Sequence[str]:
+        """What the row of a question is made from where nothing else decides: the question and its clip."""
+        return (self.question_source(question),)
+
     def fill(
         self,
         stage: str,
         identity: dict[str, Any],
         questions: Sequence[Question],
-        sources: Mapping[str, str],
+        content: Callable[[Question], Sequence[Any]],
         make: Any,
         record: type[R],
+        *,
         attach: Callable[[Question], Any] | None = None,
-        parallel: bool = True,
+        parents: Sequence[Rows[Any]] = (),
+        models: Mapping[Role, Model] | None = None,
+        shown: str | None = "",
     ) -> Rows[R]:
-        """Fill a stage's table and read it back. `make` is called with blocks of questions, or of what `attach`
-        makes of each; with `parallel` in worker processes."""
+        """Fill a stage's table and read it back.
+
+        `content` says what a question's row is made from, beside its models and its parents' rows. `make` is called
+        with blocks of questions, or of what `attach` makes of each; in worker processes where `models` do the work. A
+        question that failed in one of the `parents` fails here, too. `shown` is the stage's name on the progress line
+        (None: not shown).
+        """
         table = self.run.table(stage, identity)
+        makers = {role: self.model_source(spec) for role, spec in (models or {}).items()}
+        sources = {
+            q.id: row_source(*content(q), *(rows.sources[q.id] for rows in parents), *makers.values())
+            for q in questions
+        }
+
+        def work(question: Question) -> Any:
+            failures = (rows.failure(question) for rows in parents)
+            failure = next((f for f in failures if f is not None), None)
+            return failure or (attach(question) if attach else question)
 
         def over(function: Make, blocks: list[list[Question]]) -> Iterable[Sequence[Made]]:
-            work = ([attach(q) if attach else q for q in block] for block in blocks)
-            return self.workers.map(make, work) if parallel else map(make, work)
+            items = ([work(q) for q in block] for block in blocks)
+            return self.workers.map(Unless(function), items) if models else map(Unless(function), items)
 
-        share = self.run.share(list(questions))
-        with self.run.timed(stage):
-            rows = table.fill(share, sources, make, block=BLOCK, over=over, progress=self.progress, redo=self.redo)
-        made = {i: [record.model_validate(r) for r in row.out] for i, row in rows.items() if row.error is None}
-        failed = {i: row.error for i, row in rows.items() if row.error is not None}
-        self.stages.append({"name": stage, "in": len(share), "out": len(made), "failed": len(failed)})
-        return Rows(table.folder.name, made, failed, {i: row.source for i, row in rows.items()})
+        rows = self._rows(table, questions, sources, make, over, makers, models or {}, shown)
+        return self._read(table, rows, record, shown or stage)
 
     def note(self, text: str) -> None:
-        """Print a line of progress that is not a stage's."""
+        """Say something on the terminal that is not a stage's progress."""
         if self.progress is not None:
-            import sys
+            self.progress.say(text)
 
-            print(text, file=sys.stderr, flush=True)
+    def _rows(
+        self,
+        table: Table,
+        questions: Sequence[Question],
+        sources: Mapping[str, str],
+        make: Any,
+        over: Any,
+        makers: dict[Role, str],
+        models: Mapping[Role, Model],
+        shown: str | None,
+    ) -> dict[str, Row]:
+        try:
+            if self.finished_only:
+                return table.read([q.id for q in questions], sources)
+            self._make_room(frozenset(models.items()))
+            if makers and not (table.folder / MAKERS).exists():
+                write_json(table.folder / MAKERS, makers)
+            with self.run.timed(table.stage):
+                line = None if shown is None else self._line(shown or table.stage)
+                found = table.fill(questions, sources, make, block=BLOCK, over=over, progress=line, redo=self.redo)
+        except StaleRow as error:
+            raise StaleRow(f"{error}. {self._changed(table, error.ids[0], questions, makers, models)}") from None
+        if makers and read_object(table.folder / MAKERS) != makers:
+            write_json(table.folder / MAKERS, makers)
+        return found
+
+    def _line(self, shown: str) -> Callable[[Progress], None] | None:
+        line = self.progress
+        return None if line is None else lambda p: line(Progress(shown, p.done, p.owed, p.failed, p.seconds))
+
+    def _read(self, table: Table, rows: dict[str, Row], record: type[R], shown: str) -> Rows[R]:
+        made = {i: [record.model_validate(r) for r in row.out] for i, row in rows.items() if row.error is None}
+        failed = {i: row.error for i, row in rows.items() if row.error is not None}
+        name = table.folder.name
+        self.stages[name] = {"name": table.stage, "in": len(rows), "out": len(made), "failed": len(failed)}
+        if failed:
+            first, why = next(iter(failed.items()))
+            self.failures[name] = (f"{shown}: {len(failed)} of {len(rows)} questions failed", f"{first}: {why}")
+        return Rows(table.stage, name, made, failed, {i: row.source for i, row in rows.items()})
+
+    def _make_room(self, at_work: frozenset[tuple[Role, Model]]) -> None:
+        """Free the models of the stage before: memory is needed for the largest stage, not for all of them.
+
+        A stage that works with the same models goes on with them. Worker processes keep the two used last.
+        """
+        if at_work and at_work != self._at_work:
+            release_models()
+            self._at_work = at_work
+
+    def _changed(
+        self,
+        table: Table,
+        question_id: str,
+        questions: Sequence[Question],
+        makers: Mapping[Role, str],
+        models: Mapping[Role, Model],
+    ) -> str:
+        """Say what has changed since a row was made: a model, or else the question or its clip."""
+        before = read_object(table.folder / MAKERS) or {}
+        changed = [role for role, value in makers.items() if before.get(role) != value]
+        if before and changed:
+            return f"Changed: the {changed[0]}'s files ({models[changed[0]].name})"
+        media = next(q.clip.media for q in questions if q.id == question_id)
+        return f"Changed: the question {question_id!r} or its clip {media}"
 
 
-class StageError(RunError):
-    """A stage that cannot go on with what it was given."""
+def release_models() -> None:
+    """Free the models that this process has opened."""
+    connected.cache_clear()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,138 @@
+"""What must be true before anything is spent, and the questions that a run is about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from earwitness.config import NOT_BUILT, Answer, ConfigError, Grpo, Optimisation, Role, RunConfig, Step
+from earwitness.exams import load_exam
+from earwitness.models.places import place_of
+from earwitness.records import Question
+from earwitness.sources import read_source, read_sources
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions of a run: those to learn from, those that checkpoints are chosen by, and the exams by name."""
+
+    train: list[Question]
+    choose: list[Question]
+    exams: dict[str, list[Question]]
+
+
+def read_questions(config: RunConfig, note: Note, data_only: bool = False) -> Asked:
+    """Read every question that the run will ask. `data_only`: those of the data stages alone.
+
+    Tells `note` what a person should know: clips that are missing, questions without an answer, exams that share
+    clips with what is learnt. Raises ConfigError or SourceError naming what cannot be read.
+    """
+    q = config.questions
+    learns = data_only or any(trains(steps) for steps in config.arms.values())
+    train = read_sources(q.train, q, q.limit, note) if learns else []
+    if learns and not train:
+        raise ConfigError(f"questions.train: {', '.join(q.train)} gives no question")
+    if data_only:
+        return Asked(train, [], {})
+    choose = read_sources(q.choose, q, q.choose_limit, note) if chooses(config) else []
+    exams = {name: read_exam(config, name, note) for name in config.exams.names}
+    for name, questions in [("questions.choose", choose), *((f"the exam {n}", e) for n, e in exams.items())]:
+        _note_shared(name, questions, train, note)
+    return Asked(train, choose, exams)
+
+
+def read_exam(config: RunConfig, name: str, note: Note = lambda _: None) -> list[Question]:
+    """Return an exam's questions. A source (`folder:PATH`) is an exam of the user's own.
+
+    Questions without an answer cannot be graded: they are left out, and `note` is told. Raises ConfigError where
+    none has one.
+    """
+    if ":" not in name:
+        return load_exam(name, config.exams.limit)
+    asked = read_source(name, config.questions, config.exams.limit, note)
+    graded = [q for q in asked if q.answer is not None]
+    if not graded:
+        raise ConfigError(f"the exam {name} has no question with an answer: it cannot be graded")
+    if len(graded) < len(asked):
+        note(f"the exam {name}: {len(asked) - len(graded)} questions have no answer and are left out")
+    return graded
+
+
+def refuse(config: RunConfig, data_only: bool = False) -> None:
+    """Raise ConfigError or ModelError for what a configuration asks and cannot have, before anything is spent."""
+    for arm, steps in config.arms.items():
+        _refuse_steps(config, arm, steps)
+    for role in _roles(config, data_only):
+        spec = config.model(role)
+        if spec.kind == "served":
+            raise ConfigError(
+                f"models.{role}: served models are not built yet in this version; name a local one "
+                '(kind = "local"), or rehearse with --rehearse'
+            )
+        place_of(spec)
+    if not data_only and chooses(config) and not config.questions.choose:
+        raise ConfigError("candidates above 1 are compared on questions.choose, which names no source")
+    if config.verify.bank is not None and not Path(config.verify.bank).is_dir():
+        raise ConfigError(f"verify.bank: {config.verify.bank} is not a folder; name one with sound files in it")
+
+
+def trains(steps: Sequence[Step]) -> bool:
+    """Whether an arm trains anything."""
+    return any(step.stage != "answer" for step in steps)
+
+
+def chooses(config: RunConfig) -> bool:
+    """Whether any training step compares candidate checkpoints."""
+    every = [config.settings(step) for steps in config.arms.values() for step in steps]
+    return any(isinstance(settings, Optimisation) and settings.candidates > 1 for settings in every)
+
+
+def worker_count(config: RunConfig) -> int:
+    """Return how many one-thread workers run side by side: one a core on the CPU, none beside the driver on a GPU."""
+    if config.train.parallel:
+        return config.train.parallel
+    if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or _has_gpu():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _refuse_steps(config: RunConfig, arm: str, steps: Sequence[Step]) -> None:
+    for number, step in enumerate(steps, 1):
+        where = f"arms.{arm}, step {number}"
+        if step.stage in NOT_BUILT:
+            raise ConfigError(f"{where}: the stage {step.stage!r} is not built yet in this version")
+        settings = config.settings(step)
+        if isinstance(settings, Grpo) and settings.checker_weight:
+            raise ConfigError(f"{where}: grpo.checker_weight is not built yet in this version; leave it at 0")
+        if isinstance(settings, Answer) and settings.prompt == "given-trace":
+            raise ConfigError(f"{where}: the prompt 'given-trace' is not built yet in this version")
+        if isinstance(settings, Answer) and settings.examinee == "teacher" and number > 1:
+            raise ConfigError(f"{where}: the teacher answers here, so the training before it would be for nothing")
+
+
+def _roles(config: RunConfig, data_only: bool) -> list[Role]:
+    """Return the roles that are needed."""
+    learns = data_only or any(trains(steps) for steps in config.arms.values())
+    roles: list[Role] = ["teacher", "checker"] if learns else []
+    for steps in () if data_only else config.arms.values():
+        last = config.settings(steps[-1]) if steps else None
+        roles.append("teacher" if isinstance(last, Answer) and last.examinee == "teacher" else "student")
+    return list(dict.fromkeys(roles))
+
+
+def _note_shared(name: str, questions: Sequence[Question], train: Sequence[Question], note: Note) -> None:
+    clips = {q.clip.id for q in questions}
+    shared = clips & {q.clip.id for q in train}
+    if shared:
+        note(
+            f"{name} shares {len(shared)} of its {len(clips)} clips with the training questions: what was learnt by "
+            "heart counts, too"
+        )
