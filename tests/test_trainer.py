@@ -177,6 +177,27 @@ def test_restore_brings_back_every_tensor_or_says_what_is_missing(tiny_student, 
         restore(other, tmp_path)
 
 
+def test_restore_brings_back_the_adapter_and_not_the_one_beside_it(tiny_student, tiny_adapter, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = fresh(tiny_student, tiny_adapter, "from adapter")
+    reference = {k: v.clone() for k, v in model.state_dict().items() if ".reference." in k}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    model.save_pretrained(tmp_path)
+    other = fresh(tiny_student, tiny_adapter, "from adapter")
+    restore(other, tmp_path)
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in reference.items())
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    dropped = next(iter(weights))
+    save_file({k: v for k, v in weights.items() if k != dropped}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(RuntimeError, match=r"does not restore this adapter.*lora_"):
+        restore(other, tmp_path)
+
+
 def test_a_torn_checkpoint_is_ignored_and_removed(tiny_student, eight, tmp_path):
     model = open_model(tiny_student, "student").model
     with pytest.raises(KilledError):
@@ -296,7 +317,9 @@ def test_s4_trained_tokens_are_found_by_position(listener):
     for seed, think in enumerate([None, "i hear dog .", "i hear bell , dog ."]):
         question = Question(id=f"world/{seed}", clip=clip(seed), text="which sound is heard ?", choices=("dog", "bell"))
         material.append((question, Lesson(think=think, answer="dog", index=None, pools=("all",), by="teacher")))
-    batch = pack(grow(listener, material), listener.pad)
+    trees, failures = grow(listener, material)
+    assert not failures
+    batch = pack(trees, listener.pad)
     assert (batch.weight == 1).all()
     for number, (_, lesson) in enumerate(material):
         said = batch.target[batch.branch == number]
