@@ -43,6 +43,7 @@ FLOORS = {
     "plan": 8,
     "rehearsal": 8,
     "cli": 9,
+    "__main__": 10,
 }
 HEAVY = ("torch", "transformers", "av")
 
