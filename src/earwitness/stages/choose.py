@@ -28,22 +28,11 @@ def keep_best(
     agreements: dict[int, float] = {}
     checkpoints = complete_checkpoints(folder)
     for step, place in checkpoints.items():
-        load_weights(student, place)
+        restore(student.model, place)
         agreements[step] = agreement(student, prompt, labelled, max_tokens)
     best = max(agreements, key=lambda step: (agreements[step], -step))
-    load_weights(student, checkpoints[best])
+    restore(student.model, checkpoints[best])
     return {"chosen_step": best, "agreement": {str(step): round(share, 4) for step, share in agreements.items()}}
-
-
-def load_weights(student: LocalModel, place: Path) -> None:
-    """Load a trainer's checkpoint into the student: all weights, or its adapter's."""
-    if not hasattr(student.model, "peft_config"):
-        restore(student.model, place)
-        return
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    set_peft_model_state_dict(student.model, load_file(place / "adapter_model.safetensors"))
 
 
 def agreement(student: LocalModel, prompt: str, labelled: Sequence[Labelled], max_tokens: int) -> float:

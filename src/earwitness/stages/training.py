@@ -165,6 +165,7 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
 
     from earwitness.learn.losses import token_logprobs
     from earwitness.models import connect
+    from earwitness.models.loading import merge_adapter
 
     torch.manual_seed(job.seed)
     from_adapter = job.parent is not None and job.parent.kind == "adapter"
@@ -172,8 +173,8 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
     reference: Callable[[Packed], Any] | None = None
     if job.settings.tuning == "full":
         if from_adapter:
-            local = connect(student_spec(job.base, job.parent), "student")
-            local.model = local.model.merge_and_unload()
+            assert job.parent is not None
+            local.model = merge_adapter(local.model, job.parent.path)
         if with_reference:
             frozen = copy.deepcopy(_widened(local.model)).requires_grad_(False)  # of the same precision: KL 0 at first
             reference = lambda batch: token_logprobs(frozen, batch, temperature)  # noqa: E731
