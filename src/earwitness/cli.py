@@ -32,7 +32,7 @@ SETTINGS = "settings to override, as section.key=value"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 too much failed, 2 cannot go on, 130 interrupted."""
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -48,6 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"earwitness: {clean(str(error))}", file=sys.stderr)
         return 2
     return code
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; settings may also stand behind options, which argparse alone does not take."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(arguments, "settings")):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        arguments.settings = [*arguments.settings, *late]
+    return arguments
 
 
 def _is_ours(error: Exception) -> bool:

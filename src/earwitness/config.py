@@ -239,7 +239,7 @@ class Answer(Section):
 
 
 class Train(Section):
-    """Training seeds; `processes` per training step; `parallel` steps side by side (0: one a CPU core, one on a GPU)."""
+    """Training seeds; `processes` per training step; `parallel` steps side by side (0: one a core, one on a GPU)."""
 
     seeds: tuple[int, ...] = (1,)
     processes: int = where(1, ge=1)
@@ -308,7 +308,10 @@ class RunConfig(Section):
     def _steps_are_whole(self) -> RunConfig:
         for arm, steps in self.arms.items():
             for number, step in enumerate(steps):
-                self.settings(step)
+                try:
+                    self.settings(step)
+                except ValueError as error:
+                    raise ValueError(f"arms.{arm}, step {number + 1}: {str(error).strip()}") from None
                 if step.stage == "answer" and number != len(steps) - 1:
                     raise ValueError(f"arms.{arm}: an answer step must be the last one")
         for variant in self.variants:
@@ -327,6 +330,8 @@ class RunConfig(Section):
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"no configuration at {path}") from None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
         for item in overrides:

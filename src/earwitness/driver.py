@@ -30,7 +30,7 @@ from earwitness.report.pools import pool_rows
 from earwitness.report.tables import Sitting
 from earwitness.run import ARMS, Run, RunError, write_json
 from earwitness.stages.calibrate import rates
-from earwitness.stages.training import checkpoint_of, student_spec, train
+from earwitness.stages.training import checkpoint_of, processes, student_spec, train
 from earwitness.stages.workbench import Workbench, release_models
 from earwitness.terminal import ProgressLine
 from earwitness.workers import Workers
@@ -112,7 +112,9 @@ def train_step(config: RunConfig, root: Path | str, arm: str, step: int, seed: i
         raise ConfigError(f"there is no arm {arm!r}; there are {', '.join(config.arms)}")
     if not 1 <= step <= len(steps):
         raise ConfigError(f"arm {arm!r} has {len(steps)} training steps; there is no step {step}")
-    refuse(config)
+    if config.train.processes not in (1, processes()):
+        raise ConfigError(f"train.processes is {config.train.processes}, and this launcher started {processes()}")
+    refuse(config.model_copy(update={"train": config.train.model_copy(update={"processes": 1})}))
     asked = read_questions(config, lambda _: None)
     bench = Workbench(config, Run.read(root, config.name), Workers(1), finished_only=True)
     made = lessons(bench, asked.train)

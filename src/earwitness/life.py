@@ -14,6 +14,7 @@ from earwitness.preflight import read_questions
 from earwitness.records import Question
 from earwitness.run import ARMS, DamagedTable, Run, RunError, read_object
 from earwitness.sources.questions import SourceError
+from earwitness.table import EARLIER
 from earwitness.terminal import clean
 
 ORDER = ("sample", "vote", "verify", "select", "calibrate", "answer", "grade")
@@ -32,7 +33,11 @@ def standing(folder: Path) -> str:
         state = "done" if (table / "done.json").is_file() else "under way"
         whose = f"  {_whose(table, names)}"
         lines.append(f"  {table.name:26}{len(rows):7} rows, {len(failed)} failed, {state}{whose}".rstrip())
-        lines += [f"      {failed.count(why)} x {clean(why)}" for why in list(dict.fromkeys(failed))[:REASONS]]
+        here = [why for why in failed if not why.startswith(EARLIER)]
+        reasons = list(dict.fromkeys(here))
+        lines += [f"      {here.count(why)} x {clean(why)}" for why in reasons[:REASONS]]
+        if len(reasons) > REASONS:
+            lines.append(f"      and {len(reasons) - REASONS} reasons more in {table / 'rows.jsonl'}")
     for place in sorted((run.path / "checkpoints").glob("*")):
         state = "trained" if Run.finished(place) else "under way"
         lines.append(f"  {place.name:26}{state}  {names.get(place.name, '')}".rstrip())

@@ -35,7 +35,7 @@ def read_questions(config: RunConfig, note: Note, data_only: bool = False) -> As
     learns = data_only or any(trains(steps) for steps in config.arms.values())
     train = read_sources(q.train, q, q.limit, note) if learns else []
     if learns and not train:
-        raise ConfigError(f"questions.train: {', '.join(q.train)} gives no question")
+        raise ConfigError(f"questions.train gives no question: {', '.join(q.train) or 'it names no source'}")
     if data_only:
         return Asked(train, [], {})
     choose = read_sources(q.choose, q, q.choose_limit, note) if chooses(config) else []
@@ -73,9 +73,17 @@ def refuse(config: RunConfig, data_only: bool = False) -> None:
                 f"models.{role}: served models are not built yet in this version; name a local one "
                 '(kind = "local"), or rehearse with --rehearse'
             )
+        if spec.kind == "local" and _is_path(spec.name) and not Path(spec.name).is_dir():
+            raise ConfigError(f"models.{role}: there is no folder {spec.name}")
         place_of(spec)
     if not data_only and chooses(config) and not config.questions.choose:
         raise ConfigError("candidates above 1 are compared on questions.choose, which names no source")
+    if not data_only and config.train.processes > 1 and any(map(trains, config.arms.values())):
+        raise ConfigError(
+            "train.processes above 1 is not started from here in this version. Run with --until select, train each "
+            f"step with `torchrun --nproc_per_node {config.train.processes} -m earwitness train CONFIG ARM STEP "
+            "--seed SEED`, then run with train.processes=1: what is trained is not trained again"
+        )
     if config.verify.bank is not None and not Path(config.verify.bank).is_dir():
         raise ConfigError(f"verify.bank: {config.verify.bank} is not a folder; name one with sound files in it")
 
@@ -98,6 +106,11 @@ def worker_count(config: RunConfig) -> int:
     if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or _has_gpu():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_path(name: str) -> bool:
+    """Whether a model's name can only be a folder's: names of the hub are `name` or `owner/name`."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 def _has_gpu() -> bool:

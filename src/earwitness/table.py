@@ -23,6 +23,9 @@ from earwitness.terminal import Progress
 BLOCK = 32
 """Questions per block: a block is made, written and repeated as a whole."""
 
+EARLIER = "failed in "
+"""How the error of a row begins whose question failed in an earlier stage."""
+
 
 class RunError(Exception):
     """A run that cannot go on: the message says what, where and how to mend it."""

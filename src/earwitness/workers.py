@@ -28,6 +28,10 @@ Out = TypeVar("Out")
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
+class WorkerDied(RuntimeError):  # noqa: N818 - named for what it is
+    """A worker process ended before its work did: the message says which, how, and during what."""
+
+
 class Workers:
     """A pool of `count` worker processes; with `count` at most 1 everything runs in this process.
 
@@ -132,7 +136,7 @@ class _Child:
         try:
             self._pipe.recv_bytes()
         except (EOFError, OSError):
-            raise RuntimeError(
+            raise WorkerDied(
                 f"a worker process could not start ({self._end()}; its own words are above). A script that starts "
                 'workers must do so under `if __name__ == "__main__":`'
             ) from None
@@ -142,7 +146,7 @@ class _Child:
             self._pipe.send_bytes(request)
             reply = self._pipe.recv_bytes()
         except (EOFError, OSError):
-            raise RuntimeError(f"worker process {self.process.pid} {self._end()} during {what}") from None
+            raise WorkerDied(f"worker process {self.process.pid} {self._end()} during {what}") from None
         good, value = pickle.loads(reply)
         if not good:
             raise value

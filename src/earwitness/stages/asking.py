@@ -9,6 +9,7 @@ from earwitness.learn.tree import Root
 from earwitness.media import MediaError
 from earwitness.models.features import MediaLimit
 from earwitness.models.local import LocalModel, Prompt, PromptError
+from earwitness.records import Clip
 from earwitness.table import Failed
 
 T = TypeVar("T")
@@ -22,8 +23,13 @@ def encode_each(model: LocalModel, prompts: Sequence[Prompt]) -> list[Root | Fai
         try:
             encoded.append(model.encode(prompt))
         except OF_THE_QUESTION as error:
-            encoded.append(Failed(str(error)))
+            encoded.append(failure(error, prompt.clip))
     return encoded
+
+
+def failure(error: Exception, clip: Clip | None) -> Failed:
+    """Return why a question failed. The clip goes by its id: rows do not say where files lie."""
+    return Failed(str(error) if clip is None else str(error).replace(clip.media, clip.id))
 
 
 def where_encoded(

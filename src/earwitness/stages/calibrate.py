@@ -21,7 +21,7 @@ from earwitness.prompts import fill, template
 from earwitness.records import Claim, Question
 from earwitness.sources.bank import open_bank
 from earwitness.sources.clips import load_sound
-from earwitness.stages.asking import OF_THE_QUESTION
+from earwitness.stages.asking import OF_THE_QUESTION, failure
 from earwitness.stages.verify import yes_scores
 from earwitness.table import Failed
 
@@ -55,7 +55,7 @@ class CalibrateChecker:
             prompts = [Prompt(fill(text, claim=name), question.clip, wave=wave) for name in (mixed, foreign)]
             scores = yes_scores(model, prompts)
         except OF_THE_QUESTION as error:
-            return Failed(str(error))
+            return failure(error, question.clip)
         threshold = self.settings.threshold
         return [Claim(text=n, score=s, heard=s >= threshold) for n, s in zip((mixed, foreign), scores, strict=True)]
 

@@ -12,7 +12,7 @@ from earwitness.models import connected
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Question, Trace, Verdict
-from earwitness.stages.asking import OF_THE_QUESTION
+from earwitness.stages.asking import OF_THE_QUESTION, failure
 from earwitness.table import Failed
 
 YES_NO = ("yes", "no")
@@ -36,12 +36,13 @@ class VerifyTraces:
 
     def _judge(self, model: LocalModel, question: Question, traces: list[Trace]) -> list[Verdict] | Failed:
         try:
+            model.encode(Prompt("?", question.clip))  # a clip that cannot be heard fails, whatever is claimed of it
             if self.settings.unit == "trace":
                 return [self._whole(model, question, trace) for trace in traces]
             claims = [self._claims(question, trace) for trace in traces]
             scores = score_claims(model, question, sorted({c for cs in claims for c in cs}))
         except OF_THE_QUESTION as error:
-            return Failed(str(error))
+            return failure(error, question.clip)
         return [self._verdict(trace, cs, scores, model.name) for trace, cs in zip(traces, claims, strict=True)]
 
     def _claims(self, question: Question, trace: Trace) -> tuple[str, ...]:

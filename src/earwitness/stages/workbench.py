@@ -13,7 +13,7 @@ from earwitness.config import Model, Role, RunConfig
 from earwitness.models import connected, fingerprint
 from earwitness.records import Clip, Question, Record, Row
 from earwitness.run import Run, read_object, row_source
-from earwitness.table import BLOCK, Failed, Made, Make, RunError, StaleRow, Table, write_json
+from earwitness.table import BLOCK, EARLIER, Failed, Made, Make, RunError, StaleRow, Table, write_json
 from earwitness.terminal import Progress, ProgressLine
 from earwitness.workers import Workers
 
@@ -46,9 +46,6 @@ class Rows(Generic[R]):
         if why is None:
             return None
         return Failed(why if why.startswith(EARLIER) else f"{EARLIER}{self.stage}: {why}")
-
-
-EARLIER = "failed in "
 
 
 @dataclass(frozen=True)
@@ -182,9 +179,10 @@ class Workbench:
         failed = {i: row.error for i, row in rows.items() if row.error is not None}
         name = table.folder.name
         self.stages[name] = {"name": table.stage, "in": len(rows), "out": len(made), "failed": len(failed)}
-        if failed:
-            first, why = next(iter(failed.items()))
-            self.failures[name] = (f"{shown}: {len(failed)} of {len(rows)} questions failed", f"{first}: {why}")
+        here = {i: why for i, why in failed.items() if not why.startswith(EARLIER)}
+        if here:
+            first, why = next(iter(here.items()))
+            self.failures[name] = (f"{shown}: {len(here)} of {len(rows)} questions failed", f"{first}: {why}")
         return Rows(table.stage, name, made, failed, {i: row.source for i, row in rows.items()})
 
     def _make_room(self, at_work: frozenset[tuple[Role, Model]]) -> None:
