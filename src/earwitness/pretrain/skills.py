@@ -56,14 +56,15 @@ def _base_lesson(school: School, index: int, rng: random.Random) -> Tree:
     draw = rng.random()
     louder = puzzle_of("louder", scene, rng) if rng.random() < 0.45 else None
     puzzle = louder or draw_puzzle(scene, rng)
-    if draw < 0.15:
+    if draw < 0.13:
         user, said = "list the sounds", listed(scene.heard)
-    elif draw < 0.5:
+    elif draw < 0.42:
         user, said = f"{asked('direct', puzzle)} list the sounds", listed(scene.heard)
-    elif draw < 0.92:
+    elif draw < 0.8:
         user, said = asked("direct", puzzle), tagged(None, _guess(puzzle, rng))
-    else:
-        user, said = asked("think", puzzle), tagged(listed(scene.heard), _guess(puzzle, rng))
+    else:  # it thinks aloud: it compares what it hears, and guesses where it would have to look things up
+        think = reason(puzzle, scene.events)[0] if puzzle.kind == "louder" else listed(scene.heard)
+        user, said = asked("think", puzzle), tagged(think, _guess(puzzle, rng))
     return Tree(school.heard_root(index, user), (Branch.trained(response(said)),))
 
 

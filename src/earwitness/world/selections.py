@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from earwitness.world.puzzles import KINDS, LOOKUPS, Puzzle, draw_puzzle
 from earwitness.world.scenes import Difficulty, Scene, draw_scene
 
-EASY = Difficulty("easy")
+EASY = Difficulty("easy", events=(5, 7))
 DEFAULT = Difficulty("default", blurred=0.6, blurred_again=0.5, off_screen=0.25, noise=1.5)
 CROWDED = Difficulty("crowded", kinds=(4,), events=(6, 7), noise=1.5)
 # What the weights are made from: an ear that knows few silent movers, an eye that knows none.
