@@ -1,5 +1,6 @@
 """The embedded world: deterministic, fair, and answerable by whoever hears it."""
 
+import itertools
 import random
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_no_two_purposes_share_a_seed():
     ranges = [range(s.first_seed, s.first_seed + s.size) for s in SELECTIONS.values()]
     ranges += [range(BUILD_SEEDS, BUILD_SEEDS + 10**7), range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + 10**7)]
     ranges.sort(key=lambda r: r.start)
-    assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a.stop <= b.start for a, b in itertools.pairwise(ranges))
 
 
 def test_only_an_ear_can_tell_what_is_tagged_audible_only():
@@ -101,7 +102,7 @@ def test_off_screen_questions_cannot_be_answered_from_the_picture():
 def test_the_easy_world_asks_the_six_kinds_and_the_strange_one_a_new_kind():
     assert {q.tags["type"] for q in read_world("world-easy:train", 200)} == set(LOOKUPS)
     assert "last" in {q.tags["type"] for q in read_world("world-ood:exam", 200)}
-    assert all("last" != q.tags["type"] for q in read_world("world:train", 500))
+    assert all(q.tags["type"] != "last" for q in read_world("world:train", 500))
 
 
 def test_more_questions_only_add():

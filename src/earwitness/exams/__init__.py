@@ -12,5 +12,6 @@ def load_exam(name: str, limit: int) -> list[Question]:
     if name in world.NAMES:
         return world.load(name, limit)
     raise ConfigError(
-        f"there is no exam {name!r}; there are {', '.join(world.NAMES)}, and any source (folder:PATH, jsonl:PATH, avqa:val)"
+        f"there is no exam {name!r}; there are {', '.join(world.NAMES)}, and any source "
+        "(folder:PATH, jsonl:PATH, avqa:val)"
     )

@@ -129,7 +129,12 @@ def feature_extractor() -> Any:
     from transformers import WhisperFeatureExtractor
 
     return WhisperFeatureExtractor(
-        feature_size=MELS, sampling_rate=RATE, hop_length=HOP, chunk_length=SECONDS, n_fft=2 * HOP, return_attention_mask=True
+        feature_size=MELS,
+        sampling_rate=RATE,
+        hop_length=HOP,
+        chunk_length=SECONDS,
+        n_fft=2 * HOP,
+        return_attention_mask=True,
     )
 
 

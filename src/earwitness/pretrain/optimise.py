@@ -37,7 +37,11 @@ def optimise(
         total += value.item()
         if (step + 1) % report_every == 0:
             seconds = time.time() - started
-            print(f"{name}: step {step + 1}/{steps}, loss {total / report_every:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{name}: step {step + 1}/{steps}, loss {total / report_every:.4f}, {seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
             total = 0.0
     model.eval()
 

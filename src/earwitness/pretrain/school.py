@@ -17,8 +17,6 @@ from earwitness.pretrain.vocabulary import Words
 from earwitness.world import render
 from earwitness.world.scenes import SECONDS, Difficulty, Scene, draw_scene
 
-
-
 WORDS = Words()
 SCREEN = VideoSettings(min_pixels=render.SIDE**2, max_pixels=render.SIDE**2)
 POOL = 4000  # scenes that the weights are made from

@@ -86,8 +86,6 @@ def score_base(model: Any, school: School) -> dict[str, float]:
     return scores | {kind: round(sum(r) / len(r), 4) for kind, r in sorted(right.items())}
 
 
-
-
 def answers_of(model: Any, school: School, prompt: str) -> list[str]:
     """Return a model's greedy words on every scene of a school: to a puzzle, or (`claim`) to one claim."""
     roots = []

@@ -143,5 +143,3 @@ def tree_loss(model: Any, trees: list[Tree]) -> Tensor:
     """Mean cross-entropy of the trained tokens of a batch of trees."""
     batch = pack(trees, word_id("<|endoftext|>"))
     return cross_entropy(token_logprobs(model, batch), batch.weight) / batch.weight.sum()
-
-

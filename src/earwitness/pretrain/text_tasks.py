@@ -83,7 +83,9 @@ def _weigh(steps: list[str], puzzle: Puzzle, given: bool) -> Weighted:
         weights[1:3] = [UNKNOWABLE, LIKELY if puzzle.kind == "count" else KNOWN]
     elif puzzle.kind == "nth":  # how far to recite is up to the question
         stop = steps.index(".")
-        weights[3 : stop + 1] = [0.1 if w in ORDINALS else x for w, x in zip(steps[3:stop], weights[3:stop], strict=True)]
+        weights[3 : stop + 1] = [
+            0.1 if w in ORDINALS else x for w, x in zip(steps[3:stop], weights[3:stop], strict=True)
+        ]
         weights.insert(stop, UNKNOWABLE)
     return list(zip(steps, weights, strict=True))
 
@@ -181,4 +183,3 @@ def gymnastics(rng: random.Random) -> Exercise:
             weighted += [("right", 0.0), (side, 0.0), (x, 0.0), (y, 1.0), (".", 0.1)]
     n = len(weighted)
     return Exercise([w for w, _ in weighted], [x for _, x in weighted], list(range(n)), [0.0] * n)
-

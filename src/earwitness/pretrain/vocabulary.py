@@ -8,10 +8,18 @@ from typing import Any
 from earwitness.world.puzzles import ORDINALS
 from earwitness.world.scenes import SOUNDS
 
-MEDIA = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>")
+MEDIA = (
+    "<|audio_bos|>",
+    "<|AUDIO|>",
+    "<|audio_eos|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|video_pad|>",
+    "<|image_pad|>",
+)
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *MEDIA)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<unk>")
-WORDS = (
+WORDS = (  # noqa: SIM905 - as a sentence it can be read
     "user assistant system 1 2 3 4 5 6 7 8 yes no what is heard right after before the ? how many times which sound "
     "most often one of these sounds options i hear see , . : so in order guess list describe say think would be and "
     "not claim true it does at there count nothing silence a last louder softer or than loud soft look picture scene"
@@ -58,6 +66,7 @@ class Words:
         self.ids = {word: i for i, word in enumerate(vocabulary())}
 
     def __call__(self, text: str) -> tuple[int, ...]:
+        """Return the ids of words that are separated by spaces."""
         return tuple(self.ids[word] for word in text.split())
 
 

@@ -16,9 +16,7 @@ from earwitness.world.selections import SELECTIONS
 KNOWN = "world:SELECTION, world-easy:SELECTION, folder:PATH, jsonl:PATH, avqa:train, avqa:train-choose, avqa:val"
 
 
-def read_source(
-    name: str, settings: Questions, limit: int, note: Callable[[str], None] = print
-) -> list[Question]:
+def read_source(name: str, settings: Questions, limit: int, note: Callable[[str], None] = print) -> list[Question]:
     """Return the first `limit` questions (0: all) of a source such as `world:train` or `folder:my-videos`.
 
     `note` is told how much of the source is there. Raises SourceError where the source is unknown or its rows are not
@@ -45,7 +43,8 @@ def read_source(
         if split == "train":  # some training clips are for choosing checkpoints alone
             questions = [q for q in questions if _chooses(q) == choose]
         if missing:
-            note(f"{name}: {len(questions)} questions; {len(missing)} clips are not on this machine, such as {missing[0]}")
+            absent = f"{len(missing)} clips are not on this machine, such as {missing[0]}"
+            note(f"{name}: {len(questions)} questions; {absent}")
     else:
         raise SourceError(f"no source is called {name!r}; there are {KNOWN}")
     return questions[:limit] if limit else questions

@@ -8,8 +8,8 @@ from pathlib import Path
 from earwitness import media
 from earwitness.config import ConfigError
 from earwitness.sources.clips import scene_of
-from earwitness.world.questions import read_world
 from earwitness.world import render
+from earwitness.world.questions import read_world
 from earwitness.world.selections import SELECTIONS
 
 

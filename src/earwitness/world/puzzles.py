@@ -50,9 +50,7 @@ def puzzle_of(kind: str, scene: Scene, rng: random.Random, deepest: int = 4) -> 
     return Puzzle(kind, operand, text, _choices(kind, answer, scene, rng), answer)
 
 
-def _draw(
-    kind: str, events: Sequence[Event], rng: random.Random, deepest: int
-) -> tuple[str | None, str, str] | None:
+def _draw(kind: str, events: Sequence[Event], rng: random.Random, deepest: int) -> tuple[str | None, str, str] | None:
     """Return (operand, text, answer), or None where this scene cannot be asked this."""
     order = [e.sound for e in events]
     counts = {name: order.count(name) for name in dict.fromkeys(order)}
