@@ -31,7 +31,7 @@ def optimise(
             group["lr"] = learning_rate * _schedule(step, steps)
         value = loss()
         optimizer.zero_grad()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(chosen, 1.0)
         optimizer.step()
         total += value.item()

@@ -67,7 +67,7 @@ def _outline(shape: int, radius: float) -> NDArray[np.bool_]:
     bar = (abs(x) < radius) & (abs(y) < radius * 0.6)
     diamond = abs(x) + abs(y) < radius * 1.2
     cross = (abs(x) < radius * 0.45) | (abs(y) < radius * 0.45)
-    return (disc, bar, diamond, cross)[shape]
+    return np.asarray((disc, bar, diamond, cross)[shape])
 
 
 def tone(name: str, rng: np.random.Generator) -> Array:
