@@ -1,30 +1,17 @@
-"""A run's configuration: one flat TOML file, validated, with every setting open to `section.key=value` overrides.
-
-Each stage has the section of its own name. What a section says is the identity of what the stage makes, except the
-fields marked `where` (they say where or how much, never what).
-"""
+"""The sections of a run's configuration: every setting, its bounds, and what it means."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from earwitness.records import Pool
 
 Role = Literal["teacher", "checker", "student", "describer", "textual_teacher"]
-TrainingStage = Literal["sft", "grpo", "distil"]
 PromptName = Literal["direct", "think", "given-trace"]
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be run: the message says which key, why, and what would do."""
 
 
 def where(default: Any, **bounds: Any) -> Any:
@@ -258,165 +245,3 @@ SECTIONS: dict[str, type[Section]] = {
     "answer": Answer,
 }
 NOT_BUILT = ("describe", "distil")
-
-
-class Step(Section):
-    """One step of an arm: a stage, and the keys of that stage's section that this step sets otherwise."""
-
-    stage: Literal["sft", "grpo", "distil", "answer"]
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "settings" not in value:
-            rest = {k: v for k, v in value.items() if k != "stage"}
-            return {"stage": value.get("stage"), "settings": rest}
-        return value
-
-    @model_validator(mode="after")
-    def _known_settings(self) -> Step:
-        known = SECTIONS[self.stage].model_fields
-        for key in self.settings:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r} in a step of stage {self.stage}{_nearest(key, known)}")
-        return self
-
-
-class RunConfig(Section):
-    """Everything one run is made of. Read it with `RunConfig.load`; see docs/configuration.md for each key."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = 1
-    questions: Questions
-    exams: Exams = Exams()
-    models: dict[Role, Model]
-    sample: Sample = Sample()
-    vote: Vote = Vote()
-    verify: Verify = Verify()
-    select: Select = Select()
-    sft: Sft = Sft()
-    grpo: Grpo = Grpo()
-    describe: Describe = Describe()
-    distil: Distil = Distil()
-    answer: Answer = Answer()
-    train: Train = Train()
-    arms: dict[str, tuple[Step, ...]] = Field(default_factory=dict)
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _steps_are_whole(self) -> RunConfig:
-        for arm, steps in self.arms.items():
-            for number, step in enumerate(steps):
-                try:
-                    self.settings(step)
-                except ValueError as error:
-                    raise ValueError(f"arms.{arm}, step {number + 1}: {str(error).strip()}") from None
-                if step.stage == "answer" and number != len(steps) - 1:
-                    raise ValueError(f"arms.{arm}: an answer step must be the last one")
-        for variant in self.variants:
-            if variant == "default":
-                raise ValueError("variants.default: 'default' is the run without overrides; give it another name")
-        return self
-
-    @classmethod
-    def load(cls, path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
-        """Read a TOML file and apply `section.key=value` overrides (values in TOML, bare words are strings).
-
-        Raises ConfigError naming the file, the key and the nearest known key.
-        """
-        path = Path(path)
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"no configuration at {path}") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from None
-        for item in overrides:
-            key, _, value = item.partition("=")
-            if not _:
-                raise ConfigError(f"override {item!r}: write section.key=value")
-            _set(data, key.strip(), _toml_value(value.strip()))
-        return cls.parse(data, str(path))
-
-    @classmethod
-    def parse(cls, data: dict[str, Any], origin: str = "the configuration") -> RunConfig:
-        """Validate a plain dictionary; `origin` is named in errors."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise ConfigError(f"{origin}:\n" + "\n".join(_explain(e) for e in error.errors())) from None
-
-    def to_toml(self) -> str:
-        """Return the whole resolved configuration as TOML; `load` reads it back to an equal one."""
-        data = self.model_dump(mode="json", exclude_none=True)
-        data["arms"] = {
-            arm: [{"stage": step.stage, **step.settings} for step in steps] for arm, steps in self.arms.items()
-        }
-        return tomli_w.dumps(data)
-
-    def variant(self, name: str) -> RunConfig:
-        """Return the configuration of a variant: this one with the variant's overrides, and without variants."""
-        data = self.model_dump(mode="json", by_alias=True) | {"variants": {}}
-        for key, value in ({} if name == "default" else self.variants[name]).items():
-            _set(data, key, value)
-        return RunConfig.parse(data, f"variant {name}")
-
-    def settings(self, step: Step) -> Section:
-        """Return the section of a step's stage with the step's own keys set."""
-        section: Section = getattr(self, step.stage)
-        try:
-            return type(section).model_validate(section.model_dump() | step.settings)
-        except ValidationError as error:
-            raise ValueError("; ".join(_explain(e) for e in error.errors())) from None
-
-    def model(self, role: Role) -> Model:
-        """Return the model of a role, or raise ConfigError saying how to name one."""
-        if role not in self.models:
-            raise ConfigError(f"this run needs a {role}: add [models.{role}] with kind and name")
-        return self.models[role]
-
-
-def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"override {dotted}: {parent} is not a section")
-    data[last] = value
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _nearest(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    if location[:1] == ("models",):
-        return list(Model.model_fields) if len(location) > 2 else list(get_args(Role))
-    section: Any = RunConfig
-    for part in location[:-1]:
-        section = SECTIONS.get(part) or {"questions": Questions, "exams": Exams, "train": Train}.get(part)
-    return list(section.model_fields) if section else []
-
-
-def _explain(error: Any) -> str:
-    location = tuple(p for p in error["loc"] if p != "[key]")
-    key = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        return f"  unknown key {key}{_nearest(str(location[-1]), _known_keys(location))}"
-    if location[:1] == ("models",) and error["type"] == "literal_error" and len(location) == 2:
-        return f"  unknown role {key}{_nearest(str(location[1]), get_args(Role))}"
-    given = error.get("input")
-    shown = "" if isinstance(given, dict | list | tuple) or error["type"] == "missing" else f" (got {given!r})"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"  {key}: {message}{shown}" if key else f"  {message}"
