@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from earwitness.config import Model, Optimisation
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
-from earwitness.stages.workbench import StageError, release_models
+from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
         if first_process():
             Run.finish(job.folder, facts)
             finished(job)
-    release_models()
+    free_memory()
     return facts
 
 

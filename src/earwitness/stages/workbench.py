@@ -213,7 +213,13 @@ class Workbench:
 
 def release_models() -> None:
     """Free the models that this process has opened."""
-    connected.cache_clear()
+    if connected.cache_info().currsize:
+        connected.cache_clear()
+        free_memory()
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more: models that were trained, and a GPU's cache."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
