@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def call(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedPr
 def kill_driver(process: subprocess.Popen[str]) -> None:
     """Kill the driver alone, as the kernel does when memory is short: its workers must find out by themselves."""
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -83,6 +84,26 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def group_ends(number: int, seconds: float = 20) -> bool:
+    """Whether a process group comes to its end by itself within some seconds; what is left is killed."""
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline:
+            os.killpg(number, 0)
+            time.sleep(0.02)
+        os.killpg(number, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def finished(run: Path) -> dict[str, int]:
+    """Return when each file of a finished table or checkpoint was written last: nothing of these is made again."""
+    tables = [done.with_name("rows.jsonl") for done in run.glob("*/done.json")]
+    weights = [file for done in run.glob("checkpoints/*/done.json") for file in done.parent.glob("final/*")]
+    return {file.relative_to(run).as_posix(): file.stat().st_mtime_ns for file in [*tables, *weights]}
 
 
 def made(run: Path) -> dict[str, bytes]:
