@@ -25,11 +25,12 @@ def student(tiny_student):
 
 
 def deafen(model):
-    """Failure S2: the model's own forward, which trains, loses the sound; its body, which samples, does not."""
+    """Failure S2: the forward that trains, which knows no cache, loses the sound; the one that samples does not."""
     hearing = model.forward
 
-    def forward(input_features=None, feature_attention_mask=None, **rest):
-        return hearing(**rest)
+    def forward(past_key_values=None, input_features=None, feature_attention_mask=None, **rest):
+        sound = {"input_features": input_features, "feature_attention_mask": feature_attention_mask}
+        return hearing(past_key_values=past_key_values, **({} if past_key_values is None else sound), **rest)
 
     model.forward = forward
 

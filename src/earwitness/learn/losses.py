@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from earwitness.learn.attention import attention_mask, unwrapped
 from earwitness.learn.tree import Packed
 
 CHUNK = 2048  # predictions scored at once: bounds the (N, V) logits that are ever in memory
@@ -21,14 +22,13 @@ def hidden_states(model: Any, batch: Packed) -> Tensor:
     The wrapped model's own forward is called (a distributed wrapper synchronises gradients only then), with its head
     stepping aside so that no (R, L, V) logits are made. Raises ValueError for a batch that does not fit the window.
     """
-    require_dense_mask(model)
     last = int(batch.position_ids.max())
     if last >= window(model):
         raise ValueError(f"a sequence reaches position {last}, the model's window ends at {window(model)}: shorten it")
-    with _headless(unwrapped(model).lm_head):
+    with headless(model):
         output = model(
             input_ids=batch.input_ids,
-            attention_mask=batch.mask,
+            attention_mask=attention_mask(model, batch),
             position_ids=batch.position_ids,
             use_cache=False,
             **batch.media,
@@ -43,7 +43,9 @@ def window(model: Any) -> int:
 
 
 @contextmanager
-def _headless(head: Any) -> Iterator[None]:
+def headless(model: Any) -> Iterator[None]:
+    """Let a model's forward return its last hidden states as `logits`."""
+    head = unwrapped(model).lm_head
     before = head.__dict__.get("forward")  # a wrapper may have put its own there
     head.forward = lambda hidden: hidden
     try:
@@ -52,22 +54,6 @@ def _headless(head: Any) -> Iterator[None]:
         del head.forward
         if before is not None:
             head.forward = before
-
-
-def require_dense_mask(model: Any) -> None:
-    """Raise ValueError unless the language model's attention reads a boolean mask as one.
-
-    `eager` would add it to the scores, and flash kernels drop it: both would mix the branches without an error.
-    """
-    kind = unwrapped(model).config.get_text_config()._attn_implementation
-    if kind != "sdpa":
-        raise ValueError(f"the prefix tree needs attn_implementation='sdpa', this model was loaded with {kind!r}")
-
-
-def unwrapped(model: Any) -> Any:
-    """Return the transformers model inside a PEFT or a distributed wrapper."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def token_logprobs(model: Any, batch: Packed, temperature: float = 1.0) -> Tensor:

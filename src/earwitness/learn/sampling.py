@@ -1,19 +1,20 @@
 """Sampling in process: every prompt is run once, its cache branched to the samples, finished samples dropped.
 
-The model may be any transformers model whose `model` attribute takes a cache; positions are explicit, so families
+The model may be any transformers model whose forward takes a cache; positions are explicit, so families
 with M-RoPE decode like the others. What is forbidden, media placeholders above all, can never be sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from earwitness.learn.losses import require_dense_mask, unwrapped, window
+from earwitness.learn.attention import dense, unwrapped
+from earwitness.learn.losses import headless, window
 from earwitness.learn.noise import uniforms
 from earwitness.learn.tree import Packed, Root, Tree, pack
 
@@ -48,14 +49,14 @@ def sample(
     """
     if not roots:
         return []
-    require_dense_mask(model)
     limits = [room(model, root, decoding.max_tokens) for root in roots for _ in range(samples)]
     was_training = model.training
     model.eval()
     try:
-        state = _prefill(model, roots, samples, decoding)
-        noise = _noise(keys, samples, max(limits), decoding.temperature).to(state.last.device)
-        flat = _decode(model, state, noise, limits, decoding)
+        with dense(model):
+            state = _prefill(model, roots, samples, decoding)
+            noise = _noise(keys, samples, max(limits), decoding.temperature).to(state.last.device)
+            flat = _decode(model, state, noise, limits, decoding)
     finally:
         model.train(was_training)
     return [flat[i : i + samples] for i in range(0, len(flat), samples)]
@@ -80,17 +81,10 @@ class _State:
 def _prefill(model: Any, roots: Sequence[Root], samples: int, decoding: Decoding) -> _State:
     from transformers import DynamicCache
 
-    body = unwrapped(model).model
-    batch: Packed = pack([Tree(root, ()) for root in roots], decoding.pad_id).to(body.device)
+    inner = unwrapped(model)
+    batch: Packed = pack([Tree(root, ()) for root in roots], decoding.pad_id).to(inner.device)
     cache = DynamicCache()
-    hidden = body(
-        input_ids=batch.input_ids,
-        attention_mask=batch.mask,
-        position_ids=batch.position_ids,
-        past_key_values=cache,
-        use_cache=True,
-        **batch.media,
-    ).last_hidden_state
+    hidden = _run(inner, batch.input_ids, batch.mask, batch.position_ids, cache, batch.media)
     lengths = torch.tensor([len(root.ids) for root in roots], device=hidden.device)
     visible = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
     last = hidden[torch.arange(len(roots), device=hidden.device), lengths - 1]
@@ -107,6 +101,21 @@ def _prefill(model: Any, roots: Sequence[Root], samples: int, decoding: Decoding
     )
 
 
+def _run(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, media: Mapping[str, Tensor]) -> Tensor:
+    """Return the hidden states (B, L, D) of the next tokens, which the cache remembers."""
+    with headless(model):
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **media,
+        )
+    hidden: Tensor = output.logits
+    return hidden
+
+
 def _noise(keys: Sequence[tuple[object, ...]], samples: int, steps: int, temperature: float) -> Tensor:
     """Return (samples of all keys, steps) noise; greedy decoding needs none."""
     if not temperature:
@@ -115,12 +124,12 @@ def _noise(keys: Sequence[tuple[object, ...]], samples: int, steps: int, tempera
 
 
 def _decode(model: Any, state: _State, noise: Tensor, limits: Sequence[int], decoding: Decoding) -> list[Sampled]:
-    body, head = unwrapped(model).model, unwrapped(model).lm_head
+    inner = unwrapped(model)
     drawn: list[list[int]] = [[] for _ in limits]
     stopped = [False] * len(drawn)
     active = list(range(len(drawn)))
     for step in range(max(limits)):
-        tokens = draw(head(state.last), noise[active, step], decoding)
+        tokens = draw(inner.lm_head(state.last), noise[active, step], decoding)
         for n, token in zip(active, tokens.tolist(), strict=True):
             drawn[n].append(token)
             stopped[n] = token in decoding.stop
@@ -131,13 +140,8 @@ def _decode(model: Any, state: _State, noise: Tensor, limits: Sequence[int], dec
             _keep(state, torch.tensor(going, device=tokens.device))
             tokens, active = tokens[going], [active[i] for i in going]
         state.visible = torch.nn.functional.pad(state.visible, (0, 1), value=True)
-        state.last = body(
-            input_ids=tokens[:, None],
-            attention_mask=state.visible[:, None, None],
-            position_ids=state.position[..., None],
-            past_key_values=state.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        mask = state.visible[:, None, None]
+        state.last = _run(inner, tokens[:, None], mask, state.position[..., None], state.cache, {})[:, -1]
         state.position = state.position + 1
     return [Sampled(tuple(ids), done) for ids, done in zip(drawn, stopped, strict=True)]
 

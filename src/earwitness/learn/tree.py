@@ -1,13 +1,14 @@
 """The one sequence layout: a prefix tree packed into a row.
 
-A row is `[root | branch 1 | ... | branch G]`: clip and prompt once, then every continuation. A token sees its own
-branch and the root, positions restart after the root, so each branch is computed as if it stood alone.
+A row is `[root | branch 1 | ... | branch G]`: clip and prompt once, then every continuation. Forks nest: a clip, the
+questions about it, the answers to each. A token sees its ancestors, positions restart where the row branches, so each
+path is computed as if it stood alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -39,25 +40,34 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Fork:
+    """Context that some branches share below the root: a question about the clip, before its answers."""
+
+    ids: tuple[int, ...]
+    branches: tuple[Branch | Fork, ...]
+
+
+@dataclass(frozen=True)
 class Tree:
-    """A root and its branches."""
+    """A root and what follows it."""
 
     root: Root
-    branches: tuple[Branch, ...]
+    branches: tuple[Branch | Fork, ...]
 
 
 @dataclass(frozen=True)
 class Packed:
     """A batch of R rows of L tokens, and the N predictions in it that count.
 
-    `input_ids` (R, L); `position_ids` (R, L) or (3, R, L); `mask` (R, 1, L, L) bool, True where attention may look.
-    Prediction n is made at (`row[n]`, `source[n]`) of the token `target[n]` with `weight[n]`, in branch `branch[n]`
-    (branches are counted over the whole batch).
+    `input_ids` (R, L); `position_ids` (R, L) or (3, R, L); `reach` (R, L): a token is seen by the positions from its
+    own up to its reach, which is where the part of the tree below it ends. Prediction n is made at (`row[n]`,
+    `source[n]`) of the token `target[n]` with `weight[n]`, in branch `branch[n]` (branches, forks not among them, are
+    counted over the whole batch in the order of the trees).
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    mask: Tensor
+    reach: Tensor
     media: dict[str, Tensor]
     row: Tensor
     source: Tensor
@@ -65,9 +75,16 @@ class Packed:
     weight: Tensor
     branch: Tensor
 
+    @property
+    def mask(self) -> Tensor:
+        """(R, 1, L, L) bool, True where attention may look: at itself, and back at what reaches this far."""
+        at = torch.arange(self.reach.shape[1], device=self.reach.device)
+        return ((at[:, None] >= at) & (at[:, None] < self.reach[:, None, :]))[:, None]
+
     def to(self, device: torch.device | str) -> Packed:
         """Return the batch on another device."""
-        moved = {k: v.to(device) for k, v in self.__dict__.items() if isinstance(v, Tensor)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return Packed(media={k: v.to(device) for k, v in self.media.items()}, **moved)
 
 
@@ -79,23 +96,18 @@ def pack(trees: Sequence[Tree], pad_id: int) -> Packed:
     """
     if not trees or not all(tree.root.ids for tree in trees):
         raise ValueError("a batch needs at least one tree, and every tree a root of at least one token")
-    length = max(len(t.root.ids) + sum(len(b.ids) for b in t.branches) for t in trees)
-    ids = torch.full((len(trees), length), pad_id)
-    mask = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
-    positions, picks, branch_count = [], [], 0
-    for r, tree in enumerate(trees):
-        tokens = [*tree.root.ids, *(i for b in tree.branches for i in b.ids)]
-        ids[r, : len(tokens)] = torch.tensor(tokens)
-        positions.append(_positions(tree, length))
-        _connect(mask[r], tree)
-        picks += _predictions(tree, r, branch_count)
-        branch_count += len(tree.branches)
+    rows: list[_Row] = []
+    for tree in trees:
+        rows.append(_Row(tree, first_branch=rows[-1].branches if rows else 0))
+    length = max(len(row.ids) for row in rows)
+    alone = torch.arange(1, length + 1)  # how far padding reaches: to itself
+    picks = [(r, *pick) for r, row in enumerate(rows) for pick in row.picks]
     columns = list(zip(*picks, strict=True)) if picks else [()] * 5
     row, source, target, branch = (torch.tensor(c, dtype=torch.long) for c in columns[:4])
     return Packed(
-        input_ids=ids,
-        position_ids=torch.stack(positions, dim=-2),
-        mask=mask[:, None],
+        input_ids=torch.stack([_padded(torch.tensor(r.ids), torch.full((length,), pad_id)) for r in rows]),
+        position_ids=torch.stack([_padded(r.positions(), torch.zeros(length, dtype=torch.long)) for r in rows], -2),
+        reach=torch.stack([_padded(torch.tensor(r.reach), alone) for r in rows]),
         media=_media([t.root for t in trees]),
         row=row,
         source=source,
@@ -105,40 +117,65 @@ def pack(trees: Sequence[Tree], pad_id: int) -> Packed:
     )
 
 
-def _positions(tree: Tree, length: int) -> Tensor:
-    root = tree.root.positions
-    if root is None:
-        root = torch.arange(len(tree.root.ids))
-    start = int(root.max()) + 1
-    parts = [root]
-    for branch in tree.branches:
-        step = torch.arange(start, start + len(branch.ids))
-        parts.append(step.expand(*root.shape[:-1], -1))
-    joined = torch.cat(parts, dim=-1)
-    return torch.nn.functional.pad(joined, (0, length - joined.shape[-1]))
+class _Row:
+    """One tree, written down depth first."""
+
+    def __init__(self, tree: Tree, first_branch: int) -> None:
+        root = tree.root
+        self.root = torch.arange(len(root.ids)) if root.positions is None else root.positions
+        self.ids = list(root.ids)
+        self.steps: list[int] = []  # the positions after the root
+        self.reach = [0] * len(root.ids)
+        self.picks: list[tuple[int, int, int, float]] = []
+        self.branches = first_branch
+        for node in tree.branches:
+            self._add(node, int(self.root.max()) + 1, len(root.ids) - 1)
+        self.reach[: len(root.ids)] = [len(self.ids)] * len(root.ids)
+
+    def positions(self) -> Tensor:
+        steps = torch.tensor(self.steps, dtype=torch.long)
+        return torch.cat([self.root, steps.expand(*self.root.shape[:-1], -1)], dim=-1)
+
+    def _add(self, node: Branch | Fork, position: int, source: int) -> None:
+        """Write a node at a position; the token at index `source` predicts its first one."""
+        at, size = len(self.ids), len(node.ids)
+        self.ids += node.ids
+        self.steps += range(position, position + size)
+        self.reach += [0] * size
+        if isinstance(node, Fork):
+            for child in node.branches:
+                self._add(child, position + size, at + size - 1 if size else source)
+        else:
+            for i, (token, weight) in enumerate(zip(node.ids, node.weights, strict=True)):
+                if weight:
+                    self.picks.append((at + i - 1 if i else source, token, self.branches, weight))
+            self.branches += 1
+        self.reach[at : at + size] = [len(self.ids)] * size
 
 
-def _connect(mask: Tensor, tree: Tree) -> None:
-    p = len(tree.root.ids)
-    mask[:p, :p] = torch.ones(p, p, dtype=torch.bool).tril()
-    at = p
-    for branch in tree.branches:
-        n = len(branch.ids)
-        mask[at : at + n, :p] = True
-        mask[at : at + n, at : at + n] = torch.ones(n, n, dtype=torch.bool).tril()
-        at += n
+def share(trees: Sequence[Tree], placeholder: int | None) -> Tree:
+    """Return one tree of several about the same clip: what their prompts begin with alike is kept once.
+
+    The branches keep their order. Raises ValueError where the prompts differ before the clip's last placeholder.
+    """
+    first, *others = (tree.root for tree in trees)
+    common = len(first.ids)
+    for other in others:
+        pairs = zip(first.ids[:common], other.ids, strict=False)
+        common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(common, len(other.ids)))
+    rests = [tree.root.ids[common:] for tree in trees]
+    if not common or any(placeholder in rest for rest in rests):
+        raise ValueError("prompts that differ before their clip ends cannot share it: put the clip first")
+    positions = None if first.positions is None else first.positions[..., :common]
+    below: list[Branch | Fork] = []
+    for tree, rest in zip(trees, rests, strict=True):
+        below += [Fork(rest, tree.branches)] if rest else tree.branches
+    return Tree(Root(first.ids[:common], positions, first.media), tuple(below))
 
 
-def _predictions(tree: Tree, row: int, first_branch: int) -> list[tuple[int, int, int, int, float]]:
-    found = []
-    at = len(tree.root.ids)
-    for b, branch in enumerate(tree.branches):
-        for i, (token, weight) in enumerate(zip(branch.ids, branch.weights, strict=True)):
-            if weight:
-                source = at + i - 1 if i else len(tree.root.ids) - 1
-                found.append((row, source, token, first_branch + b, weight))
-        at += len(branch.ids)
-    return found
+def _padded(values: Tensor, padding: Tensor) -> Tensor:
+    """Return (..., n) values followed by the rest of a (L) padding."""
+    return torch.cat([values, padding[values.shape[-1] :].expand(*values.shape[:-1], -1)], dim=-1)
 
 
 def _media(roots: Sequence[Root]) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from earwitness.learn.losses import cross_entropy, unwrapped
+from earwitness.learn.attention import unwrapped
+from earwitness.learn.losses import cross_entropy
 from earwitness.learn.tree import Branch, Packed, Root, Tree, pack
 from earwitness.pretrain.bodies import fixed_embeddings, level_direction, new_text_core, word_id
 from earwitness.pretrain.optimise import optimise
