@@ -86,6 +86,6 @@ def under_lora(model):
     """Put a fresh adapter on a model, as the training stages do."""
     from peft import LoraConfig, get_peft_model
 
-    from earwitness.stages.training import LINEAR
+    from earwitness.stages.student import LINEAR
 
     return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=r".*language_model.*" + LINEAR))

@@ -25,7 +25,8 @@ from earwitness.learn.policy import (
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Tree, pack
 from earwitness.records import Checkpoint
-from earwitness.stages.training import TrainingJob, open_student
+from earwitness.stages.student import open_student
+from earwitness.stages.training import TrainingJob
 from tensors import gradients, relative_error, root
 
 USUAL = PolicySettings(

@@ -30,7 +30,8 @@ from earwitness.report.pools import pool_rows
 from earwitness.report.tables import Sitting
 from earwitness.run import ARMS, Run, RunError, write_json
 from earwitness.stages.calibrate import rates
-from earwitness.stages.training import checkpoint_of, processes, student_spec, train
+from earwitness.stages.student import student_spec
+from earwitness.stages.training import checkpoint_of, processes, train
 from earwitness.stages.workbench import Workbench, release_models
 from earwitness.terminal import ProgressLine
 from earwitness.workers import Workers

@@ -20,7 +20,8 @@ from earwitness.stages.calibrate import CalibrateChecker
 from earwitness.stages.grade import grade
 from earwitness.stages.sample import SampleTraces
 from earwitness.stages.select import select
-from earwitness.stages.training import TrainingJob, checkpoint_of, student_spec, told, train
+from earwitness.stages.student import student_spec
+from earwitness.stages.training import TrainingJob, checkpoint_of, told, train
 from earwitness.stages.verify import VerifyTraces
 from earwitness.stages.vote import vote
 from earwitness.stages.workbench import Rows, StageError, Workbench
@@ -180,12 +181,19 @@ def material(made: Lessons, pool: Pool, labels_only: bool, questions: int = 0) -
             break
         pairs += [(question, lesson) for lesson in members]
     if not pairs:
-        reason = "no question has an answer of its own" if pool == "gold" else "vote.share and verify.threshold decide"
         raise StageError(
             f"the pool {pool!r} is empty after {len(made.questions)} questions: nothing can be learnt from it "
-            f"({reason}). Look at the run's rows with `earwitness show`, or ask more questions"
+            f"({_why_empty(made, pool)}). Look at the run's rows with `earwitness show`, or ask more questions"
         )
     return tuple(pairs)
+
+
+def _why_empty(made: Lessons, pool: Pool) -> str:
+    failed = made.lessons.failed
+    if failed:
+        first, why = next(iter(failed.items()))
+        return f"{len(failed)} of them failed, first {first}: {why}"
+    return "no question has an answer of its own" if pool == "gold" else "vote.share and verify.threshold decide"
 
 
 def train_arms(bench: Workbench, made: Lessons, arms: dict[str, tuple[Step, ...]], choose: Labelled = ()) -> Ends:

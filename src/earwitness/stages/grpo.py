@@ -19,7 +19,8 @@ from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.asking import encode_each, where_encoded
 from earwitness.stages.sft import Lessons, Supervised
-from earwitness.stages.training import Student, TrainingJob, fit, left_out, open_student, settle
+from earwitness.stages.student import Student, open_student
+from earwitness.stages.training import TrainingJob, fit, left_out, settle
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 

@@ -17,7 +17,8 @@ from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.asking import encode_each
-from earwitness.stages.training import TrainingJob, fit, left_out, open_student, settle
+from earwitness.stages.student import open_student
+from earwitness.stages.training import TrainingJob, fit, left_out, settle
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import fcntl
 import json
@@ -17,16 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from earwitness.config import Model, Optimisation
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
+from earwitness.stages.student import FINAL, Student, save
 from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
 
 if TYPE_CHECKING:
-    from earwitness.learn.tree import Packed
-    from earwitness.models.local import LocalModel
+    pass
 
-FINAL = "final"
 FULL_DISK = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed")  # as libraries word it
-LINEAR = r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,6 @@ class TrainingJob:
     key: str
     choose: tuple[tuple[Question, str], ...] = ()
     answer_tokens: int = 1024
-
-
-def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
-    """Return the spec that loads a checkpoint (or the base where there is none)."""
-    if checkpoint is None:
-        return base
-    if checkpoint.kind == "adapter":
-        return base.model_copy(update={"adapter": checkpoint.path})
-    return base.model_copy(update={"kind": "local", "name": checkpoint.path, "revision": None, "adapter": None})
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
@@ -147,84 +135,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-@dataclass
-class Student:
-    """The model that is trained, and how its parent checkpoint scores a batch (None where no reference is needed)."""
-
-    local: LocalModel
-    reference: Callable[[Packed], Any] | None
-
-
-def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: bool = False) -> Student:
-    """Load what the job starts from, put it under the job's tuning, and keep its parent as reference if asked.
-
-    The reference is always the parent checkpoint: from an adapter a frozen copy of that adapter (switching it off
-    would give the base), from a full model under LoRA the adapter switched off, under full tuning a frozen copy.
-    """
-    import torch
-
-    from earwitness.learn.losses import token_logprobs
-    from earwitness.models import connect
-    from earwitness.models.loading import merge_adapter
-
-    torch.manual_seed(job.seed)
-    from_adapter = job.parent is not None and job.parent.kind == "adapter"
-    local = connect(student_spec(job.base, None if from_adapter else job.parent), "student")
-    reference: Callable[[Packed], Any] | None = None
-    if job.settings.tuning == "full":
-        if from_adapter:
-            assert job.parent is not None
-            local.model = merge_adapter(local.model, job.parent.path)
-        if with_reference:
-            frozen = copy.deepcopy(_widened(local.model)).requires_grad_(False)  # of the same precision: KL 0 at first
-            reference = lambda batch: token_logprobs(frozen, batch, temperature)  # noqa: E731
-    else:
-        local.model = _under_lora(local, job)
-        if with_reference:
-            reference = _adapter_reference(local.model, from_adapter, temperature)
-    _widened(local.model).train()
-    return Student(local, reference)
-
-
-def _widened(model: Any) -> Any:
-    """Put what is trained into 32 bits: small steps would be lost in 16."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-    return model
-
-
-def _under_lora(local: LocalModel, job: TrainingJob) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    from earwitness.models.loading import attach_adapter
-
-    if job.parent is not None and job.parent.kind == "adapter":
-        model = attach_adapter(local.model, job.parent.path, trainable=True)
-        return attach_adapter(model, job.parent.path, "reference")
-    config = LoraConfig(
-        r=job.settings.lora_rank,
-        lora_alpha=job.settings.lora_alpha,
-        target_modules=local.family.language_model + LINEAR,
-    )
-    return get_peft_model(local.model, config)
-
-
-def _adapter_reference(model: Any, from_adapter: bool, temperature: float) -> Callable[[Packed], Any]:
-    from earwitness.learn.losses import token_logprobs
-
-    def score(batch: Packed) -> Any:
-        if not from_adapter:
-            with model.disable_adapter():
-                return token_logprobs(model, batch, temperature)
-        model.set_adapter("reference")
-        try:
-            return token_logprobs(model, batch, temperature)
-        finally:
-            model.set_adapter("default")
-
-    return score
-
-
 def fit(
     job: TrainingJob,
     student: Student,
@@ -281,26 +191,6 @@ def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
         chosen = keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
     save(job, student, prompt)
     return chosen
-
-
-def save(job: TrainingJob, student: Student, prompt: str) -> None:
-    """Write the final model with all that is needed to ask it: tokenizer, feature extractor, and how to speak to it."""
-    from earwitness.models.loading import CARD
-
-    final = job.folder / FINAL
-    partial = job.folder / "final.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model = student.local.model
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(partial, selected_adapters=["default"])
-    else:
-        model.save_pretrained(partial)
-    student.local.tokenizer.save_pretrained(partial)
-    student.local.extractor.save_pretrained(partial)
-    card = {"manner": student.local.manner, "prompt": prompt}
-    (partial / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
 
 
 def checkpoint_of(job: TrainingJob) -> Checkpoint:

@@ -1,0 +1,128 @@
+"""The student of a training step: what it starts from, under which tuning, and what is kept of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from earwitness.config import Model
+from earwitness.records import Checkpoint
+
+if TYPE_CHECKING:
+    from earwitness.learn.tree import Packed
+    from earwitness.models.local import LocalModel
+    from earwitness.stages.training import TrainingJob
+
+FINAL = "final"
+LINEAR = r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
+    """Return the spec that loads a checkpoint (or the base where there is none)."""
+    if checkpoint is None:
+        return base
+    if checkpoint.kind == "adapter":
+        return base.model_copy(update={"adapter": checkpoint.path})
+    return base.model_copy(update={"kind": "local", "name": checkpoint.path, "revision": None, "adapter": None})
+
+
+@dataclass
+class Student:
+    """The model that is trained, and how its parent checkpoint scores a batch (None where no reference is needed)."""
+
+    local: LocalModel
+    reference: Callable[[Packed], Any] | None
+
+
+def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: bool = False) -> Student:
+    """Load what the job starts from, put it under the job's tuning, and keep its parent as reference if asked.
+
+    The reference is always the parent checkpoint: from an adapter a frozen copy of that adapter (switching it off
+    would give the base), from a full model under LoRA the adapter switched off, under full tuning a frozen copy.
+    """
+    import torch
+
+    from earwitness.learn.losses import token_logprobs
+    from earwitness.models import connect
+    from earwitness.models.loading import merge_adapter
+
+    torch.manual_seed(job.seed)
+    from_adapter = job.parent is not None and job.parent.kind == "adapter"
+    local = connect(student_spec(job.base, None if from_adapter else job.parent), "student")
+    reference: Callable[[Packed], Any] | None = None
+    if job.settings.tuning == "full":
+        if from_adapter:
+            assert job.parent is not None
+            local.model = merge_adapter(local.model, job.parent.path)
+        if with_reference:
+            frozen = copy.deepcopy(_widened(local.model)).requires_grad_(False)  # of the same precision: KL 0 at first
+            reference = lambda batch: token_logprobs(frozen, batch, temperature)  # noqa: E731
+    else:
+        local.model = _under_lora(local, job)
+        if with_reference:
+            reference = _adapter_reference(local.model, from_adapter, temperature)
+    _widened(local.model).train()
+    return Student(local, reference)
+
+
+def _widened(model: Any) -> Any:
+    """Put what is trained into 32 bits: small steps would be lost in 16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    return model
+
+
+def _under_lora(local: LocalModel, job: TrainingJob) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    from earwitness.models.loading import attach_adapter
+
+    if job.parent is not None and job.parent.kind == "adapter":
+        model = attach_adapter(local.model, job.parent.path, trainable=True)
+        return attach_adapter(model, job.parent.path, "reference")
+    config = LoraConfig(
+        r=job.settings.lora_rank,
+        lora_alpha=job.settings.lora_alpha,
+        target_modules=local.family.language_model + LINEAR,
+    )
+    return get_peft_model(local.model, config)
+
+
+def _adapter_reference(model: Any, from_adapter: bool, temperature: float) -> Callable[[Packed], Any]:
+    from earwitness.learn.losses import token_logprobs
+
+    def score(batch: Packed) -> Any:
+        if not from_adapter:
+            with model.disable_adapter():
+                return token_logprobs(model, batch, temperature)
+        model.set_adapter("reference")
+        try:
+            return token_logprobs(model, batch, temperature)
+        finally:
+            model.set_adapter("default")
+
+    return score
+
+
+def save(job: TrainingJob, student: Student, prompt: str) -> None:
+    """Write the final model with all that is needed to ask it: tokenizer, feature extractor, and how to speak to it."""
+    from earwitness.models.loading import CARD
+
+    final = job.folder / FINAL
+    partial = job.folder / "final.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model = student.local.model
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(partial, selected_adapters=["default"])
+    else:
+        model.save_pretrained(partial)
+    student.local.tokenizer.save_pretrained(partial)
+    student.local.extractor.save_pretrained(partial)
+    card = {"manner": student.local.manner, "prompt": prompt}
+    (partial / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
