@@ -1,0 +1,66 @@
+"""Every configuration that ships goes through all its stages with tiny models, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import pytest
+
+from earwitness.cli import main
+from media_files import ordinary
+
+SHIPPED = sorted(p.name for p in (resources.files("earwitness") / "configs").iterdir() if p.name.endswith(".toml"))
+SIGHTSOUND = "sightsound.toml"
+SET_APART = 45  # the number of a clip that avqa:train-choose takes
+
+
+@pytest.fixture(scope="module")
+def avqa(tmp_path_factory):
+    """Settings that name a small AVQA: one clip of ten seconds under the names that its annotations give."""
+    folder = tmp_path_factory.mktemp("avqa")
+    clip = ordinary(folder).read_bytes()
+    (folder / "clips").mkdir()
+    for split, numbers in {"train": (1, 2, SET_APART), "val": (4, 5)}.items():
+        rows = []
+        for number in numbers:
+            name = f"clip{number:07}_000030"
+            (folder / "clips" / f"{name}.mp4").write_bytes(clip)
+            rows.append(
+                {
+                    "id": number,
+                    "video_name": name,
+                    "video_id": number,
+                    "question_text": "What makes the sound in the video?",
+                    "multi_choice": ["a machine", "a dog", "rain", "nobody"],
+                    "answer": number % 4,
+                    "question_relation": "Both",
+                    "question_type": "Come From",
+                }
+            )
+        (folder / f"{split}_qa.json").write_text(json.dumps(rows))
+    return [
+        f"questions.annotations={folder}/{{split}}_qa.json",
+        f'questions.media=["{folder}/clips/{{video_name}}*.mp4"]',
+    ]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_configuration_can_be_rehearsed(name, avqa, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = avqa if name == SIGHTSOUND else []
+    assert main(["run", name, "--rehearse", *settings]) == 0
+    said = capsys.readouterr().err
+    assert "every stage of every arm, with tiny random models" in said
+    assert ("sample (choose): 1/1" in said) == (name == SIGHTSOUND)
+    assert said.index("sample: 2/2") < said.index("verify: 2/2") < said.index("training sft") < said.index("answer (")
+    assert ("training grpo" in said) == (name != "world-easy.toml")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_rehearsal_says_why_nothing_can_be_learnt(tmp_path, capsys):
+    rows = [{"id": f"q{n}", "media": f"{n}.mp4", "question": "what ?", "choices": ["a", "b"]} for n in "12"]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = [f"questions.train=folder:{tmp_path}"]
+    assert main(["run", "world.toml", "--rehearse", "--root", str(tmp_path / "runs"), *settings]) == 2
+    assert "2 of them failed, first q1: failed in sample: 1.mp4" in capsys.readouterr().err
