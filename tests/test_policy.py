@@ -11,16 +11,16 @@ import torch
 
 from conftest import open_model
 from earwitness.config import Grpo, Model
-from earwitness.learn.losses import token_logprobs
+from earwitness.learn.losses import hidden_states, token_logprobs
 from earwitness.learn.policy import (
     PolicySettings,
     Rollout,
     Task,
     advantages,
-    clipped,
     divergence,
     policy_terms,
     roll_out,
+    surrogate,
 )
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Tree, pack
@@ -54,8 +54,8 @@ def decoding(local) -> Decoding:
 
 
 def tasks(local, count=3) -> list[Task]:
-    def reward(ids):
-        return float(ids[0] % 2) + 0.5 * (len(ids) == 1)
+    def reward(samples):
+        return [float(ids[0] % 2) + 0.5 * (len(ids) == 1) for ids in samples]
 
     return [Task(root(local, seed), reward, ("k", seed)) for seed in range(count)]
 
@@ -80,12 +80,14 @@ def test_the_clipped_surrogate_by_hand():
     old = torch.log(torch.tensor(0.2)).expand(5)
     advantage = torch.tensor([3.0, 1.0, 1.0, -1.0, -1.0])
     expected = torch.tensor([-3.0, -1.3, -0.5, 2.0, 0.8])
-    assert torch.allclose(clipped(logprobs, old, advantage, settings(clip_high=0.3)), expected, atol=1e-6)
+    loss, bound = surrogate(logprobs, old, advantage, settings(clip_high=0.3))
+    assert torch.allclose(loss, expected, atol=1e-6)
+    assert bound.tolist() == [False, True, False, False, True]
 
 
 def test_without_old_log_probabilities_the_ratio_is_one_and_the_gradient_is_that_of_the_log_probability():
     logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
-    loss = clipped(logprobs, None, torch.tensor([2.0, -3.0]), settings())
+    loss, _ = surrogate(logprobs, None, torch.tensor([2.0, -3.0]), settings())
     assert loss.tolist() == [-2.0, 3.0]
     loss.sum().backward()
     assert logprobs.grad.tolist() == [-2.0, 3.0]
@@ -104,7 +106,7 @@ def naive_terms(local, chosen, reference=None):
     groups = sample(model, [t.root for t in these], chosen.group, decoding(local), [(*t.key, 0) for t in these])
     per_sample = []
     for task, group in zip(these, groups, strict=True):
-        rewards = torch.tensor([task.reward(s.ids) for s in group])
+        rewards = torch.tensor(task.reward([s.ids for s in group]))
         if not chosen.keep_equal_groups and rewards.max() == rewards.min():
             continue
         worth = advantages(rewards[None], chosen.scale)[0]
@@ -146,7 +148,7 @@ def test_merged_samples_equal_separate_ones(listener, normalise):
     made = []
     model = listener.model
     for terms in (
-        lambda: list(policy_terms(model, rollout, rollout.counts(), chosen).values()),
+        lambda: [policy_terms(model, rollout, rollout.counts(), chosen)[name] for name in ("policy", "kl_ref")],
         lambda: naive_terms(listener, chosen, reference)[0],
     ):
         model.zero_grad()
@@ -177,7 +179,7 @@ def test_terms_do_not_depend_on_how_a_step_is_cut(listener, normalise):
 
 
 def test_groups_without_a_signal_are_counted_and_left_out(listener):
-    flat = Task(root(listener, 9), lambda ids: 1.0, ("flat",))
+    flat = Task(root(listener, 9), lambda samples: [1.0] * len(samples), ("flat",))
     mixed = [flat, *tasks(listener)]
     without = rolled(listener)
     filtered = rolled(listener, these=mixed)
@@ -189,7 +191,7 @@ def test_groups_without_a_signal_are_counted_and_left_out(listener):
 
 
 def test_a_step_without_any_signal_has_a_loss_of_zero_and_zero_gradients(listener):
-    rollout = rolled(listener, these=[Task(root(listener, 9), lambda ids: 1.0, ("flat",))])
+    rollout = rolled(listener, these=[Task(root(listener, 9), lambda samples: [1.0] * len(samples), ("flat",))])
     assert rollout.batch is None
     terms = policy_terms(listener.model, rollout, rollout.counts(), settings())
     listener.model.zero_grad()
@@ -199,6 +201,27 @@ def test_a_step_without_any_signal_has_a_loss_of_zero_and_zero_gradients(listene
     assert made
     assert all(not g.any() for g in made.values())
     assert float(terms["kl_ref"]) == 0
+
+
+def test_entropy_and_clipped_share_are_watched_and_not_trained(listener):
+    chosen = settings(clip_low=0.2, clip_high=0.2)
+    rollout = rolled(listener, remember_old=True)
+    rollout.old = rollout.old - 1.0  # every ratio is e: clipped wherever the advantage is a gain
+    terms = policy_terms(listener.model, rollout, rollout.counts(), chosen)
+    assert not terms["entropy"].requires_grad
+    weight = (rollout.copies / rollout.counts()["tokens"])[rollout.batch.branch]
+    gains = (rollout.advantage[rollout.batch.branch] > 0).float()
+    assert float(terms["clipped"]) == pytest.approx(float((gains * weight).sum()), abs=1e-6)
+    hidden = hidden_states(listener.model, rollout.batch)[rollout.batch.row, rollout.batch.source]
+    every = (listener.model.lm_head(hidden) / chosen.temperature).log_softmax(-1)
+    expected = (torch.distributions.Categorical(logits=every).entropy() * weight).sum()
+    assert float(terms["entropy"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [[1.0], [math.nan] * 8, [math.inf] + [0.0] * 7])
+def test_a_reward_that_is_no_number_or_of_the_wrong_length_stops_at_once(listener, bad):
+    with pytest.raises(ValueError, match=r"reward of flat returned .* for 8 samples: it must return one finite"):
+        rolled(listener, these=[Task(root(listener, 9), lambda samples: bad, ("flat",))])
 
 
 def test_old_log_probabilities_are_those_of_the_sampling_policy(listener):

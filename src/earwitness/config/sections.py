@@ -138,8 +138,12 @@ class Select(Section):
 
 
 class Optimisation(Section):
-    """Settings that every training stage has. Full fine-tuning or LoRA on the language model's linear layers.
+    """Settings that every training stage has.
 
+    `tuning` is `full`, `lora` (on the linear layers of the language model), or `qlora` (the same on a base in 4 bits;
+    needs a CUDA GPU). `audio_tower` is `frozen` or `trained`; `auto` trains it under full tuning, `trained` under LoRA
+    puts adapters on it, too. `precision` of the arithmetic: `auto` is bfloat16 on GPUs and float32 on CPUs.
+    `activation_checkpointing` computes activations again instead of keeping them: slower, and far less memory.
     `batch` counts sequences (in `grpo`: questions) per optimizer step, `micro_batch` how many of them per forward
     pass (0: all). `candidates` checkpoints, evenly spaced, are compared on the `choose` questions (1: the last one).
     """
@@ -152,17 +156,25 @@ class Optimisation(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
-    tuning: Literal["full", "lora"] = "full"
+    tuning: Literal["full", "lora", "qlora"] = "full"
     lora_rank: int = Field(8, ge=1)
     lora_alpha: int = Field(16, ge=1)
+    audio_tower: Literal["auto", "frozen", "trained"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    activation_checkpointing: bool = where(False)
     checkpoint_every: int = where(50, ge=1)
     candidates: int = Field(1, ge=1)
 
 
 class Sft(Optimisation):
-    """Supervised fine-tuning on a pool of lessons."""
+    """Supervised fine-tuning on a pool of lessons.
+
+    Up to `together` lessons of a step are of one clip: they share its sound and, where they can, its question, and so
+    cost little more than one.
+    """
 
     lessons: Pool = "verified"
+    together: int = Field(1, ge=1)
     questions: int = Field(0, ge=0)
 
 

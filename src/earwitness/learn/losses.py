@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,20 +58,37 @@ def headless(model: Any) -> Iterator[None]:
 
 def token_logprobs(model: Any, batch: Packed, temperature: float = 1.0) -> Tensor:
     """Return the log-probability (nats) of each of the batch's N targets: (N), never holding full (R, L, V) logits."""
+    return _scores(model, batch, temperature, _logprobs)[0]
+
+
+def token_logprobs_and_entropies(model: Any, batch: Packed, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Like `token_logprobs`, with the entropy (N, nats, no gradient) of the distribution that each target is of."""
+    logprobs, entropies = _scores(model, batch, temperature, _logprobs_and_entropies)
+    return logprobs, entropies
+
+
+def _scores(model: Any, batch: Packed, temperature: float, score: Callable[..., tuple[Tensor, ...]]) -> list[Tensor]:
     hidden = hidden_states(model, batch)[batch.row, batch.source]
     head = unwrapped(model).lm_head
     parts = []
     for states, targets in zip(torch.split(hidden, CHUNK), torch.split(batch.target, CHUNK), strict=True):
         if len(hidden) > CHUNK and torch.is_grad_enabled():
-            parts.append(checkpoint(_score, states, head, targets, temperature, use_reentrant=False))
+            parts.append(checkpoint(score, states, head, targets, temperature, use_reentrant=False))
         else:
-            parts.append(_score(states, head, targets, temperature))
-    return torch.cat(parts)
+            parts.append(score(states, head, targets, temperature))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def _score(states: Tensor, head: Any, targets: Tensor, temperature: float) -> Tensor:
+def _logprobs(states: Tensor, head: Any, targets: Tensor, temperature: float) -> tuple[Tensor]:
     logits: Tensor = head(states).float() / temperature
-    return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    return (logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0],)
+
+
+def _logprobs_and_entropies(states: Tensor, head: Any, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits: Tensor = head(states).float() / temperature
+    every = logits.log_softmax(-1)
+    fixed = every.detach()
+    return every.gather(-1, targets[:, None])[:, 0], -(fixed.exp() * fixed).sum(-1)
 
 
 def cross_entropy(logprobs: Tensor, weight: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from earwitness.learn.losses import token_logprobs
+from earwitness.learn.losses import token_logprobs, token_logprobs_and_entropies
 from earwitness.learn.sampling import Decoding, Sampled, sample
 from earwitness.learn.tree import Branch, Packed, Root, Tree, pack
 
@@ -18,10 +19,10 @@ Normalise = Literal["grpo", "dapo", "dr_grpo"]
 
 @dataclass(frozen=True)
 class Task:
-    """One question to practise on: its encoded prompt, how a completion's ids are worth, and the key of its noise."""
+    """One question to practise on: its encoded prompt, what a group of completions is worth, the key of its noise."""
 
     root: Root
-    reward: Callable[[tuple[int, ...]], float]
+    reward: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
     key: tuple[object, ...]
 
 
@@ -86,7 +87,7 @@ def roll_out(
     """Sample a group per task, score it, and pack what carries a signal."""
     keys = [(*task.key, round_number) for task in tasks]
     groups = sample(model, [t.root for t in tasks], settings.group, decoding, keys)
-    rewards = torch.tensor([[t.reward(s.ids) for s in g] for t, g in zip(tasks, groups, strict=True)])
+    rewards = torch.tensor([_rewarded(t, [s.ids for s in g]) for t, g in zip(tasks, groups, strict=True)])
     advantage = advantages(rewards, settings.scale)
     varied = (rewards.amax(1) - rewards.amin(1)) > 0
     facts = {
@@ -110,6 +111,17 @@ def roll_out(
     return rollout
 
 
+def _rewarded(task: Task, samples: Sequence[tuple[int, ...]]) -> list[float]:
+    """Return a group's rewards, or raise ValueError for what would poison the update without a word."""
+    rewards = [float(value) for value in task.reward(samples)]
+    if len(rewards) != len(samples) or not all(map(math.isfinite, rewards)):
+        raise ValueError(
+            f"the reward of {'/'.join(map(str, task.key))} returned {rewards} for {len(samples)} samples: it must "
+            "return one finite number for each"
+        )
+    return rewards
+
+
 def _pack(
     groups: Sequence[tuple[Root, list[Sampled], Tensor]], facts: dict[str, float], pad_id: int, device: torch.device
 ) -> Rollout:
@@ -131,25 +143,37 @@ def _pack(
 def policy_terms(model: Any, rollout: Rollout, totals: dict[str, float], settings: PolicySettings) -> dict[str, Tensor]:
     """Return the `policy` and `kl_ref` terms (kl_ref not yet multiplied by beta), normalised by the global totals.
 
-    Per token: -min(rho a, clip(rho, 1 - low, 1 + high) a), and exp(d) - d - 1 with d = log p_ref - log p.
+    Per token: -min(rho a, clip(rho, 1 - low, 1 + high) a), and exp(d) - d - 1 with d = log p_ref - log p. Beside them,
+    to be watched and not trained: the mean `entropy` (nats a token) and the share of tokens that were `clipped`.
     """
     if rollout.batch is None:
         zero = sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
-        return {"policy": zero, "kl_ref": zero.detach()}
-    logprobs = token_logprobs(model, rollout.batch, settings.temperature)
+        return {"policy": zero} | dict.fromkeys(("kl_ref", "entropy", "clipped"), zero.detach())
+    logprobs, entropy = token_logprobs_and_entropies(model, rollout.batch, settings.temperature)
     branch = rollout.batch.branch
-    weight = (rollout.copies * _normaliser(rollout, totals, settings))[branch]
-    policy = (clipped(logprobs, rollout.old, rollout.advantage[branch], settings) * weight).sum()
-    if rollout.reference is None:
-        return {"policy": policy, "kl_ref": torch.zeros_like(policy)}
-    return {"policy": policy, "kl_ref": (divergence(rollout.reference, logprobs) * weight).sum()}
+    copies = rollout.copies[branch]
+    weight = copies * _normaliser(rollout, totals, settings)[branch]
+    share = copies / max(totals["tokens"], 1.0)
+    loss, bound = surrogate(logprobs, rollout.old, rollout.advantage[branch], settings)
+    reference = logprobs.detach() if rollout.reference is None else rollout.reference
+    return {
+        "policy": (loss * weight).sum(),
+        "kl_ref": (divergence(reference, logprobs) * weight).sum(),
+        "entropy": (entropy * share).sum(),
+        "clipped": (bound * share).sum(),
+    }
 
 
-def clipped(logprobs: Tensor, old: Tensor | None, advantage: Tensor, settings: PolicySettings) -> Tensor:
-    """Return the clipped surrogate's loss per token (N). Without `old` the policy is its own sampling policy."""
+def surrogate(
+    logprobs: Tensor, old: Tensor | None, advantage: Tensor, settings: PolicySettings
+) -> tuple[Tensor, Tensor]:
+    """Return the clipped surrogate's loss per token (N), and where the clip took the gradient away (N, bool).
+
+    Without `old` the policy is its own sampling policy.
+    """
     ratio = torch.exp(logprobs - (logprobs.detach() if old is None else old))
     bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    return -torch.minimum(ratio * advantage, bounded * advantage)
+    return -torch.minimum(ratio * advantage, bounded * advantage), bounded * advantage < ratio * advantage
 
 
 def divergence(reference: Tensor, logprobs: Tensor) -> Tensor:

@@ -22,8 +22,11 @@ SENSES: dict[Role, Sense] = {
 }
 
 
-def connect(spec: Model, role: Role) -> LocalModel:
-    """Open the model of a role. What it is shown is decided by the role: teachers see, checkers and students hear."""
+def connect(spec: Model, role: Role, four_bit: bool = False) -> LocalModel:
+    """Open the model of a role. What it is shown is decided by the role: teachers see, checkers and students hear.
+
+    With `four_bit` its weights are kept in 4 bits, for adapters to be trained on.
+    """
     from earwitness.models.loading import load
     from earwitness.models.local import LocalModel
 
@@ -34,7 +37,7 @@ def connect(spec: Model, role: Role) -> LocalModel:
         )
     # A model in a folder is called by the folder's name: rows that say who wrote them hold no paths.
     name = Path(spec.name).name if Path(spec.name).is_dir() else spec.name
-    return LocalModel(name, load(spec), SENSES[role])
+    return LocalModel(name, load(spec, four_bit), SENSES[role])
 
 
 @lru_cache(maxsize=2)

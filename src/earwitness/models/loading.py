@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +50,7 @@ class Loaded:
     prompt: str | None
 
 
-def load(spec: Model) -> Loaded:
+def load(spec: Model, four_bit: bool = False) -> Loaded:
     """Load a `world` or `local` model in evaluation mode, with its adapter if it names one.
 
     Raises ModelError for what cannot be loaded or must not be.
@@ -69,8 +70,10 @@ def load(spec: Model) -> Loaded:
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation="sdpa",  # what the prefix tree needs, whatever the file says
+            device_map={"": device},
+            quantization_config=_four_bits(device) if four_bit else None,
         ),
-    ).to(device)
+    )
     if spec.adapter:
         model = attach_adapter(model, spec.adapter)
     hears = "hearing" in family.senses
@@ -193,6 +196,24 @@ def _dtype(name: str, device: str) -> torch.dtype:
         return torch.float32 if device == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _four_bits(device: str) -> Any:
+    """Return the settings of QLoRA (arXiv 2305.14314): weights in NormalFloat4, arithmetic in bfloat16."""
+    import transformers
+
+    if not device.startswith("cuda"):
+        raise ModelError(
+            f"tuning = 'qlora' keeps the base in 4 bits, which needs a CUDA GPU, not {device!r}: use 'lora'"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("tuning = 'qlora' needs bitsandbytes: pip install bitsandbytes")
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _read(place: Path, load_it: Callable[[], T]) -> T:

@@ -34,7 +34,7 @@ class Practice:
         assert isinstance(job.settings, Grpo)
         self.seed, self.settings, self.student = job.seed, job.settings, student
         self.policy = policy_settings(job.settings)
-        self.weights = {"policy": 1.0, "kl_ref": job.settings.beta}
+        self.weights = {"policy": 1.0, "kl_ref": job.settings.beta, "entropy": 0.0, "clipped": 0.0}
         local = student.local
         self.decoding = Decoding(
             job.settings.temperature, job.settings.max_tokens, local.pad, local.stop, local.forbidden
@@ -84,12 +84,13 @@ class Practice:
             raise StageError(f"no question of a practice batch can be shown to the student: {self.why}")
         return tasks
 
-    def _reward(self, question: Question, label: str) -> Callable[[tuple[int, ...]], float]:
-        local, s = self.student.local, self.settings
+    def _reward(self, question: Question, label: str) -> Callable[[Sequence[tuple[int, ...]]], list[float]]:
+        tokenizer, s = self.student.local.tokenizer, self.settings
 
-        def reward(ids: tuple[int, ...]) -> float:
-            text = local.tokenizer.decode(list(ids), skip_special_tokens=True)
-            return s.accuracy_weight * accuracy(text, question.choices, label) + s.format_weight * form(text)
+        def reward(samples: Sequence[tuple[int, ...]]) -> list[float]:
+            texts = [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in samples]
+            right = [accuracy(text, question.choices, label) for text in texts]
+            return [s.accuracy_weight * a + s.format_weight * form(t) for a, t in zip(right, texts, strict=True)]
 
         return reward
 

@@ -12,7 +12,7 @@ from earwitness.config import Sft
 from earwitness.learn.deaf import deaf_test
 from earwitness.learn.losses import cross_entropy, token_logprobs
 from earwitness.learn.noise import generator
-from earwitness.learn.tree import Branch, Packed, Tree, pack
+from earwitness.learn.tree import Branch, Packed, Tree, pack, share
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
@@ -47,7 +47,7 @@ class Supervised:
         self.why = ""  # the first reason why a question could not be shown
 
     def prepare(self, model: Any, items: Sequence[Material], step: int) -> Lessons:
-        """Pack lessons; lessons of one question under one prompt share their root.
+        """Pack lessons; lessons about one clip share it.
 
         Raises StageError where no question of the batch can be shown to the student.
         """
@@ -79,24 +79,37 @@ def learn_lessons(job: TrainingJob) -> dict[str, Any]:
 
 
 class Draw:
-    """Which lessons each step sees: questions at random, then one lesson of each; a function of seed and step."""
+    """Which lessons each step sees; a function of seed and step.
+
+    Questions at random, one lesson of each; with `together` above 1 some more about the same clip beside it.
+    """
 
     def __init__(self, job: TrainingJob) -> None:
-        self.seed, self.batch = job.seed, job.settings.batch
+        assert isinstance(job.settings, Sft)
+        self.seed, self.batch, self.together = job.seed, job.settings.batch, job.settings.together
         groups: dict[str, list[Material]] = {}
+        clips: dict[str, list[Material]] = {}
         for question, lesson in job.material:
             groups.setdefault(question.id, []).append((question, lesson))
-        self.groups = list(groups.values())
+            clips.setdefault(question.clip.id, []).append((question, lesson))
+        self.groups, self.clips = list(groups.values()), clips
 
     def __call__(self, step: int) -> list[Material]:
         """Return the lessons of a step, counted from 0."""
         rng = generator(self.seed, "sft", step)
         chosen = [self.groups[i] for i in rng.integers(len(self.groups), size=self.batch)]
-        return [group[rng.integers(len(group))] for group in chosen]
+        drawn: list[Material] = []
+        for first in [group[rng.integers(len(group))] for group in chosen]:
+            if len(drawn) >= self.batch:
+                break
+            others = [item for item in self.clips[first[0].clip.id] if item is not first]
+            count = min(self.together - 1, len(others))
+            drawn += [first, *(others[i] for i in (rng.permutation(len(others))[:count] if count else ()))]
+        return drawn[: self.batch]
 
 
 def grow(student: LocalModel, items: Sequence[Material]) -> tuple[list[Tree], dict[str, str]]:
-    """Make one tree per question and prompt, with its lessons as branches.
+    """Make one tree per clip: the questions about it as forks, their lessons as branches.
 
     Also returns, by question id, why a question cannot be shown to the student.
     """
@@ -108,9 +121,12 @@ def grow(student: LocalModel, items: Sequence[Material]) -> tuple[list[Tree], di
         branches.setdefault(key, []).append(Branch.trained(student.response_ids(spell(lesson))))
     texts = [question_prompt(student.manner, name, q.text, q.choices) for (_, name), q in questions.items()]
     roots = encode_each(student, [Prompt(text, q.clip) for text, q in zip(texts, questions.values(), strict=True)])
-    trees = [
-        Tree(r, tuple(branches[key])) for key, r in zip(questions, roots, strict=True) if not isinstance(r, Failed)
-    ]
+    clips: dict[str, list[Tree]] = {}
+    for (key, question), root in zip(questions.items(), roots, strict=True):
+        if not isinstance(root, Failed):
+            clips.setdefault(question.clip.id, []).append(Tree(root, tuple(branches[key])))
+    heard = student.tokenizer.convert_tokens_to_ids(student.family.placeholder)
+    trees = [share(about_it, heard) for about_it in clips.values()]
     failures = {key[0]: r.why for key, r in zip(questions, roots, strict=True) if isinstance(r, Failed)}
     return trees, failures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FINAL = "final"
 LINEAR = r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+TOWER_LINEAR = r"\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 
 
 def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
@@ -52,12 +54,15 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
 
     torch.manual_seed(job.seed)
     from_adapter = job.parent is not None and job.parent.kind == "adapter"
-    local = connect(student_spec(job.base, None if from_adapter else job.parent), "student")
+    start = student_spec(job.base, None if from_adapter else job.parent)
+    local = connect(start, "student", four_bit=job.settings.tuning == "qlora")
     reference: Callable[[Packed], Any] | None = None
     if job.settings.tuning == "full":
         if from_adapter:
             assert job.parent is not None
             local.model = merge_adapter(local.model, job.parent.path)
+        if job.settings.audio_tower == "frozen":
+            _freeze_tower(local)
         if with_reference:
             frozen = copy.deepcopy(_widened(local.model)).requires_grad_(False)  # of the same precision: KL 0 at first
             reference = lambda batch: token_logprobs(frozen, batch, temperature)  # noqa: E731
@@ -84,12 +89,17 @@ def _under_lora(local: LocalModel, job: TrainingJob) -> Any:
     if job.parent is not None and job.parent.kind == "adapter":
         model = attach_adapter(local.model, job.parent.path, trainable=True)
         return attach_adapter(model, job.parent.path, "reference")
-    config = LoraConfig(
-        r=job.settings.lora_rank,
-        lora_alpha=job.settings.lora_alpha,
-        target_modules=local.family.language_model + LINEAR,
-    )
+    targets = local.family.language_model + LINEAR
+    if job.settings.audio_tower == "trained":
+        targets = f"({targets})|(.*{TOWER_LINEAR})"
+    config = LoraConfig(r=job.settings.lora_rank, lora_alpha=job.settings.lora_alpha, target_modules=targets)
     return get_peft_model(local.model, config)
+
+
+def _freeze_tower(local: LocalModel) -> None:
+    """Leave nothing to be trained but the language model and its head."""
+    for name, parameter in local.model.named_parameters():
+        parameter.requires_grad_(name.startswith("lm_head") or bool(re.match(local.family.language_model, name)))
 
 
 def _adapter_reference(model: Any, from_adapter: bool, temperature: float) -> Callable[[Packed], Any]:

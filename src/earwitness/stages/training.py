@@ -195,6 +195,6 @@ def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
 
 def checkpoint_of(job: TrainingJob) -> Checkpoint:
     """Return the record of the checkpoint that a job leaves."""
-    kind: Literal["full", "adapter"] = "adapter" if job.settings.tuning == "lora" else "full"
+    kind: Literal["full", "adapter"] = "full" if job.settings.tuning == "full" else "adapter"
     parent = job.parent.key if job.parent else job.base.name
     return Checkpoint(key=job.key, path=str(job.folder / FINAL), kind=kind, parent=parent)
