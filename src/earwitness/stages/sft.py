@@ -89,9 +89,9 @@ class Draw:
         self.seed, self.batch, self.together = job.seed, job.settings.batch, job.settings.together
         groups: dict[str, list[Material]] = {}
         clips: dict[str, list[Material]] = {}
-        for question, lesson in job.material:
-            groups.setdefault(question.id, []).append((question, lesson))
-            clips.setdefault(question.clip.id, []).append((question, lesson))
+        for item in job.material:
+            groups.setdefault(item[0].id, []).append(item)
+            clips.setdefault(item[0].clip.id, []).append(item)
         self.groups, self.clips = list(groups.values()), clips
 
     def __call__(self, step: int) -> list[Material]:
