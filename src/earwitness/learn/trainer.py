@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +19,19 @@ import transformers
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
+from earwitness.learn.checkpoints import (
+    COMPLETE,
+    TrainingError,
+    complete,
+    complete_checkpoints,
+    refuse_other_settings,
+    restore,
+    sharded,
+)
+
 ADAM_BETA2 = 0.98
-COMPLETE = "complete.json"  # written last into a checkpoint: without it, it does not count
+LOG, ROLLOUTS = "log.jsonl", "rollouts.jsonl"
+PROJECT = "earwitness"  # what trackers file a run under
 
 
 class Objective(Protocol):
@@ -28,7 +40,10 @@ class Objective(Protocol):
     weights: dict[str, float]
 
     def prepare(self, model: Any, items: Sequence[Any], step: int) -> Any:
-        """Turn one micro-batch's items into a batch with a `counts()` of what its terms will be divided by."""
+        """Turn one micro-batch's items into a batch with a `counts()` of what its terms will be divided by.
+
+        A batch may have `rows`, a list of JSON objects to be kept (in `rollouts.jsonl`): they are taken out of it.
+        """
 
     def terms(self, model: Any, batch: Any, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return the named terms, each divided by the totals over all processes and micro-batches."""
@@ -38,7 +53,9 @@ class Objective(Protocol):
 class Schedule:
     """How long and how fast: see `config.Optimisation`. `checkpoint_every` counts optimizer steps.
 
-    `accumulation` is the number of micro-batches that each process cuts its share of a step into.
+    `accumulation` is the number of micro-batches that each process cuts its share of a step into. `checkpointing`
+    computes activations again in the backward pass instead of keeping them. `bf16` runs the forward passes in bfloat16
+    where that is safe (autocast); what is trained stays in 32 bits.
     """
 
     steps: int
@@ -51,10 +68,17 @@ class Schedule:
     keep_all: bool
     accumulation: int
     seed: int
+    checkpointing: bool = False
+    bf16: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the outcome. The rest says where checkpoints fall, and how work is cut up."""
+        free = ("checkpoint_every", "keep_all", "accumulation", "checkpointing")
+        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 class Steps(Dataset[Any]):
-    """The items of every optimizer step, cut into `parts`; item i belongs to step i // parts."""
+    """The items of every optimizer step, cut into `parts` of neighbours; item i belongs to step i // parts."""
 
     def __init__(self, plan: Callable[[int], Sequence[Any]], steps: int, parts: int) -> None:
         self.plan, self.steps, self.parts = plan, steps, parts
@@ -70,7 +94,8 @@ class Steps(Dataset[Any]):
                 f"step {step} holds {len(items)} items, too few for {self.parts} micro-batches (accumulation times "
                 "processes): set micro_batch higher, or use fewer processes"
             )
-        return step, items[part :: self.parts]
+        first, end = (len(items) * n // self.parts for n in (part, part + 1))
+        return step, items[first:end]
 
 
 @dataclass
@@ -79,17 +104,22 @@ class Totals:
 
     counts: dict[str, float]
     owed: int
-    terms: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add a micro-batch's terms."""
         self.owed -= 1
         for name, term in terms.items():
-            self.terms[name] = self.terms.get(name, 0.0) + float(term.detach())
+            value = term.detach().double()
+            self.terms[name] = self.terms[name] + value if name in self.terms else value
 
 
 class Trainer(transformers.Trainer):  # type: ignore[misc]
-    """Trains a model for an objective. Call `fit`; it resumes from the last complete checkpoint in its folder."""
+    """Trains a model for an objective. Call `fit`; it resumes from the last complete checkpoint in its folder.
+
+    `identity` is what else decides the outcome: a checkpoint made under another one is refused. `trackers` names
+    experiment trackers as transformers does ("tensorboard", "wandb", ...); they are told every step's terms.
+    """
 
     def __init__(
         self,
@@ -99,8 +129,12 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         schedule: Schedule,
         folder: Path,
         progress: Callable[[int, dict[str, float]], None] | None = None,
+        identity: dict[str, Any] | None = None,
+        trackers: Sequence[str] = (),
     ) -> None:
-        arguments = _arguments(schedule, folder, on_cpu=next(model.parameters()).device.type == "cpu")
+        arguments = _arguments(schedule, folder, trackers, on_cpu=next(model.parameters()).device.type == "cpu")
+        if schedule.checkpointing:
+            _checkpoint_activations(model)
         parts = schedule.accumulation * max(1, arguments.world_size)
         super().__init__(
             model=model,
@@ -112,20 +146,37 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.objective, self.folder, self.progress = objective, folder, progress
-        self.log_file = folder / "log.jsonl"
+        self.settings = {
+            **schedule.identity(),
+            "objective": type(objective).__name__,
+            "weights": dict(objective.weights),
+            **(identity or {}),
+        }
+        self.pending: dict[str, float] = {}  # what the log will say of the step under way
         self.remove_callback(transformers.PrinterCallback)
         self.remove_callback(transformers.ProgressCallback)
+        self.add_callback(_Sharding(asked=_fsdp_asked()))
+        if _fsdp_asked() and not self.is_fsdp_enabled:
+            raise TrainingError(NOT_SHARDED)
 
     def fit(self) -> None:
-        """Train to the last step, from the last complete checkpoint if there is one."""
+        """Train to the last step, from the last complete checkpoint if there is one.
+
+        Raises TrainingError where that was made with other settings, or where FSDP was asked for and is not had.
+        """
         checkpoints = complete_checkpoints(self.folder)
+        last = max(checkpoints, default=0)
+        if last:
+            refuse_other_settings(checkpoints[last], self.settings)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             for place in set(self.folder.glob("checkpoint-*")) - set(checkpoints.values()):
                 shutil.rmtree(place)  # a kill while saving
-            _cut_log(self.log_file, max(checkpoints, default=0))
+            (self.folder / LOG).touch()
+            for file in (self.folder / LOG, self.folder / ROLLOUTS):
+                _cut(file, last)
         self.accelerator.wait_for_everyone()
-        self.train(resume_from_checkpoint=str(checkpoints[max(checkpoints)]) if checkpoints else None)
+        self.train(resume_from_checkpoint=str(checkpoints[last]) if last else None)
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)
@@ -135,11 +186,30 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
     ) -> tuple[list[Any], Totals]:
         """Prepare one optimizer step's micro-batches and add up their counts over all processes."""
         raw = [next(epoch_iterator) for _ in range(num_batches)]
-        batches = [self.objective.prepare(self.model, items, step) for step, items in raw]
+        with self.accelerator.autocast():
+            batches = [self.objective.prepare(self.model, items, step) for step, items in raw]
+        self._keep_rows(batches)
         names = sorted(batches[0].counts())
         local = torch.tensor([[b.counts()[n] for n in names] for b in batches], dtype=torch.float64, device=device)
         total = self.accelerator.reduce(local.sum(0), reduction="sum")
         return batches, Totals(dict(zip(names, total.tolist(), strict=True)), owed=num_batches)
+
+    def _keep_rows(self, batches: Sequence[Any]) -> None:
+        """Write what the batches have to be kept, in the order of the items, whichever process had them."""
+        if not hasattr(batches[0], "rows"):
+            return
+        own = [list(batch.rows) for batch in batches]
+        for batch in batches:
+            batch.rows.clear()
+        every = [own]
+        if self.accelerator.num_processes > 1:
+            every = [[] for _ in range(self.accelerator.num_processes)]
+            torch.distributed.all_gather_object(every, own)
+        if self.is_world_process_zero():
+            step = self.state.global_step + 1
+            rows = [row for parts in zip(*every, strict=True) for part in parts for row in part]
+            with (self.folder / ROLLOUTS).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs
@@ -153,22 +223,33 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         loss = sum((self.objective.weights[name] * term for name, term in terms.items()), torch.zeros(()))
         totals.add(terms)
         if not totals.owed:
-            self._note(totals, loss.device)
+            self._add_up(totals, loss.device)
         scaled: Tensor = loss * self.accelerator.num_processes
         return scaled
 
-    def _note(self, totals: Totals, device: torch.device) -> None:
-        """Write a step's line to the log. Raises FloatingPointError before a loss that is no number can do harm."""
+    def _add_up(self, totals: Totals, device: torch.device) -> None:
+        """Sum a step's terms over the processes. Raises FloatingPointError before a loss that is no number harms."""
         step, names = self.state.global_step + 1, sorted(totals.terms)
-        local = torch.tensor([totals.terms[name] for name in names], dtype=torch.float64, device=device)
+        local = torch.stack([totals.terms[name].to(device) for name in names])
         values = dict(zip(names, self.accelerator.reduce(local, reduction="sum").tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise FloatingPointError(f"step {step}: the loss is not finite ({values}); lower the learning rate")
-        if self.is_world_process_zero():
-            with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values, **totals.counts}) + "\n")
-            if self.progress:
-                self.progress(step, values)
+        self.pending = {**values, **totals.counts}
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *rest: Any, **named: Any) -> None:
+        """Write a step's line to the log and tell the trackers, before it is saved."""
+        if self.pending:
+            norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+            rate = named["learning_rate"] if "learning_rate" in named else self._get_learning_rate()
+            line = {**self.pending, "gradient_norm": float(norm), "learning_rate": rate}
+            self.pending = {}
+            if self.is_world_process_zero():
+                with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": self.state.global_step, **line}) + "\n")
+                if self.progress:
+                    self.progress(self.state.global_step, line)
+            self.log(line)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""
@@ -182,7 +263,9 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
-            (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}))
+            for double in folder.glob("pytorch_model_fsdp*.bin"):
+                double.unlink()  # the same weights again, as a pickle that we never read
+            complete(folder, self.state.global_step, self.settings)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore every tensor.
@@ -193,48 +276,50 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         restore(model or self.model, Path(resume_from_checkpoint))
 
 
-def restore(model: Any, folder: Path) -> None:
-    """Load what was trained (all weights, or the adapter's) from a checkpoint's folder into `model`.
-
-    Raises RuntimeError naming what is missing or astray: a tensor is never left as it was in silence.
-    """
-    if hasattr(model, "peft_config"):
-        _restore_adapter(model, folder)
-        return
-    saved, info = type(model).from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    astray = {name: keys for name, keys in info.items() if name.endswith("_keys") and keys}
-    if astray:
-        raise RuntimeError(f"{folder} does not restore this model: {astray}")
-    model.load_state_dict(saved.state_dict(), strict=True)
+NOT_SHARDED = (
+    "FSDP was asked for and the parameters are not sharded: this machine would train a whole copy in every process. "
+    "FSDP needs one GPU a process and fsdp_version: 2; without GPUs use plain data parallelism (launchers/ddp.yaml)"
+)
 
 
-def _restore_adapter(model: Any, folder: Path) -> None:
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    saved = load_file(folder / "adapter_model.safetensors")
-    astray = set(saved) ^ set(get_peft_model_state_dict(model))
-    if astray:
-        raise RuntimeError(f"{folder} does not restore this adapter: {sorted(astray)}")
-    set_peft_model_state_dict(model, saved)
+def _fsdp_asked() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def complete_checkpoints(folder: Path) -> dict[int, Path]:
-    """Return a folder's complete checkpoints by their step, in order; one whose saving was cut short does not count."""
-    found = {int(file.parent.name.split("-")[1]): file.parent for file in folder.glob(f"checkpoint-*/{COMPLETE}")}
-    return dict(sorted(found.items()))
+class _Sharding(transformers.TrainerCallback):  # type: ignore[misc]
+    """Makes sure, before the first step, that parameters are sharded where that was asked for."""
+
+    def __init__(self, asked: bool) -> None:
+        self.asked = asked
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self.asked and not sharded(model):
+            raise TrainingError(NOT_SHARDED)
 
 
-def _cut_log(file: Path, last_step: int) -> None:
-    """Keep the lines of a log up to a step: the later ones are about to be written again."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    file.write_text("".join(line for line in whole if json.loads(line)["step"] <= last_step), encoding="utf-8")
+def _cut(file: Path, last_step: int) -> None:
+    """Keep a file's lines up to a step: the later ones are about to be written again."""
+    if file.is_file():
+        whole = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        file.write_text("".join(line for line in whole if json.loads(line)["step"] <= last_step), encoding="utf-8")
 
 
-def _arguments(schedule: Schedule, folder: Path, on_cpu: bool) -> Any:
+def _checkpoint_activations(model: Any) -> None:
+    """Let the layers forget their activations; the reentrant kind would lose gradients where the input is frozen."""
+    how = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(how)
+    else:
+        model.gradient_checkpointing_enable(how)
+
+
+def _arguments(schedule: Schedule, folder: Path, trackers: Sequence[str], on_cpu: bool) -> Any:
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked != "no" and asked != ("bf16" if schedule.bf16 else "no"):
+        raise TrainingError(
+            f"the launcher asks for mixed precision {asked!r}, this training for {'bf16' if schedule.bf16 else 'none'}:"
+            " set `precision` in the configuration, and mixed_precision: 'no' in the accelerate config"
+        )
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,
@@ -247,18 +332,21 @@ def _arguments(schedule: Schedule, folder: Path, on_cpu: bool) -> Any:
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.clip,
         adam_beta2=ADAM_BETA2,
+        bf16=schedule.bf16,
         save_strategy="steps",
         save_steps=schedule.checkpoint_every,
         save_total_limit=None if schedule.keep_all else 2,
         logging_strategy="no",
-        report_to=[],
+        report_to=list(trackers) or "none",
+        project=PROJECT,
+        run_name=folder.name,
         remove_unused_columns=False,
         seed=schedule.seed,
         data_seed=schedule.seed,
         dataloader_pin_memory=False,
         disable_tqdm=True,
         use_cpu=on_cpu,
-        # The head is used outside the wrapped forward, which the search for unused parameters would not see.
+        # Every trained tensor is used in every step, which the search for unused parameters would make slow.
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
@@ -266,4 +354,12 @@ def _arguments(schedule: Schedule, folder: Path, on_cpu: bool) -> Any:
     return arguments
 
 
-__all__ = ["Objective", "Schedule", "Trainer", "complete_checkpoints", "restore"]
+__all__ = [
+    "COMPLETE",
+    "Objective",
+    "Schedule",
+    "Trainer",
+    "TrainingError",
+    "complete_checkpoints",
+    "restore",
+]
