@@ -271,8 +271,9 @@ def _checker(checker: Mapping[str, Any]) -> list[str]:
     return [
         "## The checker",
         "",
-        f"It says yes to {percent(checker['false_accept'])} of claims that are false and no to "
-        f"{percent(checker['false_reject'])} of claims that are true ({checker['n']} calibration claims).",
+        f"A known sound was mixed into {checker['n']} clips, as loud as `verify.level` says: asked about it, the checker "
+        f"missed {percent(checker['false_reject'])}. Asked about a sound that is foreign to the clip, it heard "
+        f"{percent(checker['false_accept'])}.",
         "",
     ]
 
