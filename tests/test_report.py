@@ -201,7 +201,7 @@ def test_the_page_tells_what_was_found_and_marks_the_control(tmp_path: Path) -> 
     assert "base \u2192 verified on world: **a gain is claimed** (" in page
     assert "guessing gives 25.0 %" in page
     assert "1 rows failed" in page
-    assert "It says yes to 12.5 % of claims that are false" in page
+    assert "it heard 12.5 %" in page
     assert "by type" in page and "off-screen" in page and "![accuracy of every arm](ladder.png)" in page
     for line in (page + table_text(report)).splitlines():
         assert "gold" not in line or "gold (control)" in line or "gold (control" in line
