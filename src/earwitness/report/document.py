@@ -271,8 +271,8 @@ def _checker(checker: Mapping[str, Any]) -> list[str]:
     return [
         "## The checker",
         "",
-        f"A known sound was mixed into {checker['n']} clips, as loud as `verify.level` says: asked about it, the checker "
-        f"missed {percent(checker['false_reject'])}. Asked about a sound that is foreign to the clip, it heard "
+        f"A known sound was mixed into {checker['n']} clips, as loud as `verify.level` says: asked about it, the "
+        f"checker missed {percent(checker['false_reject'])}. Asked about a sound that is foreign to the clip, it heard "
         f"{percent(checker['false_accept'])}.",
         "",
     ]
