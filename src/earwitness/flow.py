@@ -193,6 +193,10 @@ def _why_empty(made: Lessons, pool: Pool) -> str:
     if failed:
         first, why = next(iter(failed.items()))
         return f"{len(failed)} of them failed, first {first}: {why}"
+    traces = [trace for question in made.questions for trace in made.traces.of(question)]
+    if pool != "gold" and not any(trace.answer for trace in traces):
+        cut = sum(trace.finish == "length" for trace in traces)
+        return f"no trace gave an answer that can be read; {cut} of {len(traces)} were cut off by sample.max_tokens"
     return "no question has an answer of its own" if pool == "gold" else "vote.share and verify.threshold decide"
 
 

@@ -29,6 +29,7 @@ from earwitness.table import (
     read_object,
     write_bytes,
     write_json,
+    writing,
 )
 
 __all__ = [
@@ -129,7 +130,8 @@ class Run:
         self._locks: list[IO[str]] = []
         self._tables: WeakValueDictionary[Path, Table] = WeakValueDictionary()
         if writable:
-            self.path.mkdir(parents=True, exist_ok=True)
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
         self.digests = Digests(self.path / "digests.json" if writable else None)
 
     @classmethod
@@ -192,9 +194,10 @@ class Run:
             raise RunError(f"{path} cannot be locked ({error.strerror}): choose a --root on a local disk") from error
         self._locks.append(file)
         if kind == fcntl.LOCK_EX:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on host {socket.gethostname()} since {time.strftime('%F %T %z')}")
-            file.flush()
+            driver = f"process {os.getpid()} on host {socket.gethostname()} since {time.strftime('%F %T %z')}"
+            with writing(path):
+                file.truncate(0)
+                os.write(file.fileno(), driver.encode())  # nothing stays in a buffer that a full disk would not take
 
     def _driver(self, refused: Path) -> str:
         """Who stands in the way: the words in the refused lock file, or in that of a shard under way."""

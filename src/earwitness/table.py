@@ -62,7 +62,8 @@ class Over(Protocol):
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a RunError that names the path and says how to go on."""
     try:
         yield
     except OSError as error:
@@ -75,7 +76,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that after a crash either the old or the new one is there, whole. Raises RunError."""
-    with _writing(path):
+    with writing(path):
         _write_bytes(path, data)
 
 
@@ -144,7 +145,7 @@ class Table:
                 self._elsewhere.update(_load(path)[0])
 
     def _open(self) -> None:
-        with _writing(self.path), self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             self._rows, size = _load(self.path)
             if size < file.tell():
                 file.truncate(size)  # a torn last line
@@ -241,7 +242,7 @@ class Table:
         if not ids:
             return
         gone, covered = set(ids), self._covered()
-        with _writing(self.path):
+        with writing(self.path):
             if covered & gone:  # promise less before there is less: a crash in between must not leave a false promise
                 self._write_done([self._rows[i] for i in covered - gone])
             lines = self.path.read_bytes().split(b"\n")[:-1]
@@ -297,7 +298,7 @@ class Table:
         return lines
 
     def _append(self, data: bytes) -> None:
-        with _writing(self.path), self.path.open("ab", buffering=0) as file:
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
             start = file.tell()
             try:
                 rest = memoryview(data)
@@ -309,7 +310,7 @@ class Table:
                 raise
 
     def _finish(self) -> None:
-        with _writing(self.path):
+        with writing(self.path):
             self._write_done(self._rows.values())
 
     def _write_done(self, rows: Iterable[Row]) -> None:
