@@ -283,7 +283,7 @@ def test_an_unreadable_configuration_is_named(copied):
 
 def test_an_unknown_type_is_refused_with_those_that_are_known(copied):
     change(copied / "config.json", model_type="whisper")
-    with pytest.raises(ModelError, match=r"'whisper' are not known here; known: qwen2, qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"'whisper' are not known here; known: audioflamingo3, qwen2,"):
         load(local_spec(copied))
 
 

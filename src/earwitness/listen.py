@@ -49,7 +49,8 @@ def model_spec(name: str) -> Model:
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return Model(kind="local", name=base, adapter=name)
+        spec = model_spec(base) if base.startswith("world:") else Model(kind="local", name=base)
+        return spec.model_copy(update={"adapter": name})
     if (folder / "config.json").is_file():
         return Model(kind="local", name=name)
     arms = folder.parent / ARMS

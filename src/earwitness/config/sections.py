@@ -70,12 +70,15 @@ class Model(Section):
     """A model and where it runs: `world` (ships in the package), `local` (a transformers folder or hub name), `served`.
 
     `adapter` is a PEFT adapter's folder. `revision` is stated for hub and served models, whose weights we cannot hash.
+    `long_clips` says what becomes of a clip that is longer than the model can hear at once: it fails (`refuse`), its
+    end is cut off and a note says so (`truncate`), or it is heard in several parts (`chunk`, where the model can).
     """
 
     kind: Literal["world", "local", "served"]
     name: str
     revision: str | None = None
     adapter: str | None = None
+    long_clips: Literal["refuse", "truncate", "chunk"] = "refuse"
     base_url: str | None = where(None)
     profile: Literal["vllm", "sglang", "openai", "transformers-serve", "custom"] = where("vllm")
     api_key_env: str | None = where(None)

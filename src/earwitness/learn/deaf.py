@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from earwitness.learn.inputs import EMBEDDINGS
 from earwitness.learn.losses import token_logprobs
 from earwitness.learn.tree import Packed
 
-SOUND = "input_features"
+SOUNDS = ("input_features", EMBEDDINGS)  # what the loss may hear: features, or what was heard of them before
 LEAST_CHANGE = 1e-4  # nats
 
 
@@ -45,7 +46,7 @@ Score = Callable[[Any, Packed], Tensor]
 
 def deaf_test(model: Any, batch: Packed, score: Score = token_logprobs) -> Hearing:
     """Measure on the stage's own first batch, through the forward that trains; raise DeafModel where sound is lost."""
-    if SOUND not in batch.media:
+    if not set(SOUNDS) & set(batch.media):
         raise DeafModel("the training batch carries no sound at all: the student would learn to answer without hearing")
     was_training = model.training
     model.eval()
@@ -66,13 +67,14 @@ def deaf_test(model: Any, batch: Packed, score: Score = token_logprobs) -> Heari
 
 
 def _measure(model: Any, batch: Packed, score: Score) -> Hearing:
-    features = batch.media[SOUND].detach().clone().requires_grad_(True)
-    heard = _with_sound(batch, features)
+    sound = next(name for name in SOUNDS if name in batch.media)
+    features = batch.media[sound].detach().clone().requires_grad_(True)
+    heard = _with(batch, sound, features)
     logprobs = score(model, heard)
     (gradient,) = torch.autograd.grad(logprobs.sum(), features, allow_unused=True)
     with torch.no_grad():
         own, again = score(model, batch), score(model, batch)
-        other = score(model, _with_sound(batch, _other_sound(batch.media[SOUND])))
+        other = score(model, _with(batch, sound, _other_sound(batch.media[sound])))
     return Hearing(
         gradient=0.0 if gradient is None else float(gradient.abs().max()),
         change=float((own - other).abs().max()),
@@ -82,12 +84,12 @@ def _measure(model: Any, batch: Packed, score: Score) -> Hearing:
 
 
 def _other_sound(features: Tensor) -> Tensor:
-    """Return (R, mels, frames) features replaced by the row's before; noise as loud where that is the same sound."""
+    """Return (R, channels, time) features replaced by the row's before; noise as loud where that is the same sound."""
     other = features.roll(1, 0)
     same = (other == features).flatten(1).all(1)[:, None, None]
     noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
     return torch.where(same, noise * features.std().clamp_min(0.5) + features.mean(), other)
 
 
-def _with_sound(batch: Packed, features: Tensor) -> Packed:
-    return Packed(**{**batch.__dict__, "media": {**batch.media, SOUND: features}})
+def _with(batch: Packed, sound: str, features: Tensor) -> Packed:
+    return Packed(**{**batch.__dict__, "media": {**batch.media, sound: features}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from earwitness.learn.attention import attention_mask, unwrapped
+from earwitness.learn.inputs import inputs
 from earwitness.learn.tree import Packed
 
 CHUNK = 2048  # predictions scored at once: bounds the (N, V) logits that are ever in memory
@@ -19,22 +21,29 @@ CHUNK = 2048  # predictions scored at once: bounds the (N, V) logits that are ev
 def hidden_states(model: Any, batch: Packed) -> Tensor:
     """Run a model over a packed batch: (R, L, D), the last hidden states after the final norm.
 
-    The wrapped model's own forward is called (a distributed wrapper synchronises gradients only then), with its head
-    stepping aside so that no (R, L, V) logits are made. Raises ValueError for a batch that does not fit the window.
+    Raises ValueError for a batch that does not fit the window.
+    """
+    return _forward(model, batch, lambda hidden: hidden)
+
+
+def _forward(model: Any, batch: Packed, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run a model over a packed batch and return what is read from its last hidden states, in place of its head.
+
+    The wrapped model's own forward is called, and `read` within it: a distributed wrapper synchronises gradients, and
+    one that shards has the head's weights at hand, only there. No (R, L, V) logits are made.
     """
     last = int(batch.position_ids.max())
     if last >= window(model):
         raise ValueError(f"a sequence reaches position {last}, the model's window ends at {window(model)}: shorten it")
-    with headless(model):
+    with headless(model, read):
         output = model(
-            input_ids=batch.input_ids,
+            **inputs(model, batch.input_ids, batch.media),
             attention_mask=attention_mask(model, batch),
             position_ids=batch.position_ids,
             use_cache=False,
-            **batch.media,
         )
-    hidden: Tensor = output.logits
-    return hidden
+    found: Tensor = output.logits
+    return found
 
 
 def window(model: Any) -> int:
@@ -43,11 +52,11 @@ def window(model: Any) -> int:
 
 
 @contextmanager
-def headless(model: Any) -> Iterator[None]:
-    """Let a model's forward return its last hidden states as `logits`."""
+def headless(model: Any, read: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Iterator[None]:
+    """Let a model's forward return as `logits` what is read from its last hidden states: as they are, if not told."""
     head = unwrapped(model).lm_head
     before = head.__dict__.get("forward")  # a wrapper may have put its own there
-    head.forward = lambda hidden: hidden
+    head.forward = read
     try:
         yield
     finally:
@@ -64,28 +73,36 @@ def token_logprobs(model: Any, batch: Packed, temperature: float = 1.0) -> Tenso
 def token_logprobs_and_entropies(model: Any, batch: Packed, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Like `token_logprobs`, with the entropy (N, nats, no gradient) of the distribution that each target is of."""
     logprobs, entropies = _scores(model, batch, temperature, _logprobs_and_entropies)
-    return logprobs, entropies
+    return logprobs, entropies.detach()
 
 
-def _scores(model: Any, batch: Packed, temperature: float, score: Callable[..., tuple[Tensor, ...]]) -> list[Tensor]:
-    hidden = hidden_states(model, batch)[batch.row, batch.source]
+def _scores(model: Any, batch: Packed, temperature: float, score: Callable[..., tuple[Tensor, ...]]) -> Tensor:
+    """Return what `score` makes of each target, one row for each thing that it returns: (K, N)."""
     head = unwrapped(model).lm_head
-    parts = []
-    for states, targets in zip(torch.split(hidden, CHUNK), torch.split(batch.target, CHUNK), strict=True):
-        if len(hidden) > CHUNK and torch.is_grad_enabled():
-            parts.append(checkpoint(score, states, head, targets, temperature, use_reentrant=False))
-        else:
-            parts.append(score(states, head, targets, temperature))
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
+    logits_of = head.__dict__.get("forward") or partial(type(head).forward, head)
+
+    def read(hidden: Tensor) -> Tensor:
+        states = hidden[batch.row, batch.source]
+        parts = []
+        for some, targets in zip(torch.split(states, CHUNK), torch.split(batch.target, CHUNK), strict=True):
+            if len(states) > CHUNK and torch.is_grad_enabled():
+                parts.append(checkpoint(score, some, logits_of, targets, temperature, use_reentrant=False))
+            else:
+                parts.append(score(some, logits_of, targets, temperature))
+        return torch.stack([torch.cat(column) for column in zip(*parts, strict=True)])
+
+    return _forward(model, batch, read)
 
 
-def _logprobs(states: Tensor, head: Any, targets: Tensor, temperature: float) -> tuple[Tensor]:
-    logits: Tensor = head(states).float() / temperature
+def _logprobs(states: Tensor, logits_of: Any, targets: Tensor, temperature: float) -> tuple[Tensor]:
+    logits: Tensor = logits_of(states).float() / temperature
     return (logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0],)
 
 
-def _logprobs_and_entropies(states: Tensor, head: Any, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits: Tensor = head(states).float() / temperature
+def _logprobs_and_entropies(
+    states: Tensor, logits_of: Any, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits: Tensor = logits_of(states).float() / temperature
     every = logits.log_softmax(-1)
     fixed = every.detach()
     return every.gather(-1, targets[:, None])[:, 0], -(fixed.exp() * fixed).sum(-1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from earwitness.learn.attention import dense, unwrapped
+from earwitness.learn.inputs import inputs
 from earwitness.learn.losses import headless, window
 from earwitness.learn.noise import uniforms
 from earwitness.learn.tree import Packed, Root, Tree, pack
@@ -105,12 +106,11 @@ def _run(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, m
     """Return the hidden states (B, L, D) of the next tokens, which the cache remembers."""
     with headless(model):
         output = model(
-            input_ids=ids,
+            **inputs(model, ids, media),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            **media,
         )
     hidden: Tensor = output.logits
     return hidden

@@ -183,4 +183,14 @@ def _media(roots: Sequence[Root]) -> dict[str, Tensor]:
     for name in names:
         if any(name not in root.media for root in roots):
             raise ValueError(f"some rows of a batch have {name} and some have not: batch them apart")
-    return {name: torch.cat([root.media[name] for root in roots]) for name in sorted(names)}
+    return join([root.media for root in roots])
+
+
+def join(media: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return several clips' media as one, row after row; a shorter last axis (time) is filled up with zeros."""
+    joined = {}
+    for name in sorted(media[0]):
+        tensors = [m[name] for m in media]
+        longest = max(t.shape[-1] for t in tensors)
+        joined[name] = torch.cat([torch.nn.functional.pad(t, (0, longest - t.shape[-1])) for t in tensors])
+    return joined

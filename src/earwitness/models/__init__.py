@@ -56,4 +56,6 @@ def fingerprint(spec: Model, folder_digest: Callable[[Path, list[str]], str]) ->
     parts = [folder_digest(place, ["*.safetensors", "*.json"]) if place.is_dir() else named]
     if spec.adapter:
         parts.append(folder_digest(Path(spec.adapter), ["*.safetensors", "*.json"]))
+    if spec.long_clips != "refuse":
+        parts.append(spec.long_clips)  # clips are heard otherwise
     return "+".join(parts)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from earwitness.learn.families import QWEN2_AUDIO_EARS, Ears
 from earwitness.media import RATE, Frames
 
 Media = dict[str, Tensor]
+LongClips = Literal["refuse", "truncate", "chunk"]
 RESCALE = 1 / 255
 LONGEST = 200  # times as long as wide: what the official processor still takes
 
@@ -23,24 +25,34 @@ class MediaLimit(Exception):  # noqa: N818 (it reads as what it is)
     """A clip that this model's window cannot take: too short to hear anything, or longer than the window."""
 
 
-def audio_tensors(extractor: Any, wave: NDArray[np.float32], where: str) -> tuple[Media, int]:
-    """Return Qwen2-Audio's tensors for a waveform (N,) at 16 kHz, and how many audio tokens it takes.
+def audio_tensors(
+    extractor: Any, wave: NDArray[np.float32], where: str, ears: Ears = QWEN2_AUDIO_EARS, config: Any = None
+) -> tuple[Media, int]:
+    """Return a family's tensors for a waveform (N,) at 16 kHz, and how many audio tokens it takes.
 
-    Raises MediaLimit for a clip longer than the extractor's window (it would be cut in silence), or too short to
-    give two audio tokens.
+    `config` is the model's. Raises MediaLimit for a clip longer than
+    these ears take (it would be cut in silence), or too short to give the audio tokens that they need.
     """
-    if len(wave) > extractor.n_samples:
-        window = extractor.n_samples / RATE
+    longest = ears.longest(extractor)
+    if longest is not None and len(wave) > longest:
         raise MediaLimit(
-            f"{where}: {len(wave) / RATE:.1f} s of sound do not fit the model's window of {window:g} s; "
-            "give the question a span with start and end"
+            f"{where}: {len(wave) / RATE:.1f} s of sound do not fit the model's window of {longest / RATE:g} s; "
+            "give the question a span with start and end, or the model another long_clips"
         )
-    made = extractor(wave, sampling_rate=RATE, padding="max_length", return_attention_mask=True, return_tensors="pt")
-    mask = made["attention_mask"]
-    tokens = ((int(mask.sum()) - 1) // 2 + 1 - 2) // 2 + 1
-    if tokens < 2:
+    media, tokens = ears.tensors(extractor, wave, config) if len(wave) >= extractor.n_fft else ({}, 0)
+    if tokens < ears.least:
         raise MediaLimit(f"{where}: {len(wave) / RATE * 1000:.0f} ms of sound are too short to be heard by this model")
-    return {"input_features": made["input_features"], "feature_attention_mask": mask}, tokens
+    return media, tokens
+
+
+def parts(wave: NDArray[np.float32], longest: int | None, how: LongClips) -> list[NDArray[np.float32]]:
+    """Return a waveform in parts of at most `longest` samples: `chunk` cuts it evenly, `truncate` drops its end.
+
+    `refuse` leaves it whole, for `audio_tensors` to refuse.
+    """
+    if longest is None or len(wave) <= longest or how == "refuse":
+        return [wave]
+    return [wave[:longest]] if how == "truncate" else np.array_split(wave, -(-len(wave) // longest))
 
 
 def video_tensors(config: Any, settings: Any, frames: Frames) -> tuple[Media, int]:
@@ -106,14 +118,14 @@ def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 
 class FeatureCache:
-    """Remembers the media tensors of the clips used last, up to a number of bytes."""
+    """Remembers the media tensors of the clips used last and how many tokens they take, up to a number of bytes."""
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self.max_bytes = max_bytes
-        self.held: OrderedDict[Hashable, tuple[Media, int]] = OrderedDict()
+        self.held: OrderedDict[Hashable, tuple[Media, Any]] = OrderedDict()
         self.bytes = 0
 
-    def get(self, key: Hashable, make: Callable[[], tuple[Media, int]]) -> tuple[Media, int]:
+    def get(self, key: Hashable, make: Callable[[], tuple[Media, Any]]) -> tuple[Media, Any]:
         """Return what is kept under the key, or make it and keep it."""
         if key in self.held:
             self.held.move_to_end(key)

@@ -7,6 +7,7 @@ refused in a folder is refused there too.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,10 +18,12 @@ import torch
 
 from earwitness.config import Model
 from earwitness.learn.families import FAMILIES, Family, family_of
+from earwitness.models.features import LongClips
 from earwitness.models.places import ModelError, place_of
 
 T = TypeVar("T")
 FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # of a hub name: no code, no pickles
+warnings.filterwarnings("ignore", "Could not find a config file in world:")  # PEFT looks for it on the hub
 CARD = "earwitness.json"  # how to speak to a model of ours: {"manner": "world" | "plain", "prompt": "think" | "direct"}
 
 
@@ -48,6 +51,7 @@ class Loaded:
     family: Family
     manner: str
     prompt: str | None
+    long_clips: LongClips = "refuse"
 
 
 def load(spec: Model, four_bit: bool = False) -> Loaded:
@@ -61,8 +65,31 @@ def load(spec: Model, four_bit: bool = False) -> Loaded:
     refuse_unsafe(place)
     config = _read(place, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
     family = _read(place, lambda: family_of(config))
+    model = _model(place, spec, family, four_bit)
+    tokenizer = _tokenizer(place, family)
+    _check(place, family, model, tokenizer)
+    if spec.adapter:
+        model = attach_adapter(model, spec.adapter)
+    hears = family.ears is not None
+    card = _card(Path(spec.adapter or place))
+    return Loaded(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        extractor=_read(place, lambda: transformers.AutoFeatureExtractor.from_pretrained(place)) if hears else None,
+        video=video_settings(place),
+        family=family,
+        manner=str(card.get("manner", "plain")),
+        prompt=card.get("prompt"),
+        long_clips=spec.long_clips,
+    )
+
+
+def _model(place: Path, spec: Model, family: Family, four_bit: bool) -> Any:
+    """Load the weights. Raises ModelError where the files do not hold all of them: the rest would be random."""
+    import transformers
+
     device = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    model = _read(
+    model, told = _read(
         place,
         lambda: getattr(transformers, family.model_class).from_pretrained(
             place,
@@ -72,21 +99,30 @@ def load(spec: Model, four_bit: bool = False) -> Loaded:
             attn_implementation="sdpa",  # what the prefix tree needs, whatever the file says
             device_map={"": device},
             quantization_config=_four_bits(device) if four_bit else None,
+            output_loading_info=True,
         ),
     )
-    if spec.adapter:
-        model = attach_adapter(model, spec.adapter)
-    hears = "hearing" in family.senses
-    card = _card(Path(spec.adapter or place))
-    return Loaded(
-        model=model.eval(),
-        tokenizer=_tokenizer(place, hears),
-        extractor=_read(place, lambda: transformers.AutoFeatureExtractor.from_pretrained(place)) if hears else None,
-        video=video_settings(place),
-        family=family,
-        manner=str(card.get("manner", "plain")),
-        prompt=card.get("prompt"),
-    )
+    missing = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+    if missing:
+        some = ", ".join(missing[:3])
+        raise ModelError(f"{place} lacks {len(missing)} weights of a {family.model_class} ({some}): is it complete?")
+    # What is trained from it names its base by this: a path of this machine's cache would mean nothing elsewhere.
+    model.name_or_path = model.config._name_or_path = f"world:{spec.name}" if spec.kind == "world" else spec.name
+    return model
+
+
+def _check(place: Path, family: Family, model: Any, tokenizer: Any) -> None:
+    """Refuse a model that would go wrong without a word."""
+    if "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
+        raise ModelError(f"{place} attends within a sliding window, which the prefix tree's masks do not know")
+    if family.ears is None:
+        return
+    read, meant = tokenizer.convert_tokens_to_ids(family.placeholder), model.config.audio_token_id
+    if read != meant:
+        raise ModelError(
+            f"the tokenizer of {place} reads {family.placeholder} as token {read}, its model takes {meant} for sound: "
+            "they do not belong together"
+        )
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
@@ -171,12 +207,15 @@ def video_settings(folder: Path) -> VideoSettings:
     )
 
 
-def _tokenizer(place: Path, hears: bool) -> Any:
-    """Load the tokenizer. Older listeners keep their chat template with the processor: it is looked up there, too."""
+def _tokenizer(place: Path, family: Family) -> Any:
+    """Load the tokenizer. Listeners may keep their chat template with the processor: it is looked up there, too."""
     import transformers
 
-    tokenizer = _read(place, lambda: transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False))
-    if tokenizer.chat_template is None and hears:
+    own = {} if family.template is None else {"mistral_format": False}  # the ordinary kind, which takes a template
+    tokenizer = _read(place, lambda: transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **own))
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = family.template or _json(place / "chat_template.json").get("chat_template")
+    if tokenizer.chat_template is None and family.ears is not None:
         tokenizer.chat_template = _read(place, lambda: transformers.AutoProcessor.from_pretrained(place)).chat_template
     if tokenizer.chat_template is None:
         raise ModelError(f"{place} holds no chat template: a model without one cannot be asked; take an instruct model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from earwitness.learn.attention import unwrapped
+from earwitness.learn.hearing import frozen_ears, hear
+from earwitness.learn.inputs import EMBEDDINGS, EMBEDDINGS_MASK
 from earwitness.learn.losses import token_logprobs, window
 from earwitness.learn.sampling import Decoding, sample
-from earwitness.learn.tree import Branch, Root, Tree, pack
-from earwitness.models.features import FeatureCache, Media, audio_tensors, video_tensors
+from earwitness.learn.tree import Branch, Root, Tree, join, pack
+from earwitness.media import RATE
+from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
 from earwitness.models.loading import Loaded
 from earwitness.models.places import ModelError
 from earwitness.records import Clip, FinishReason
@@ -23,7 +28,9 @@ Sense = Literal["sight", "hearing", "reading"]
 # What may pass the door of each sense. A teacher that heard, or a student that saw, would prove nothing.
 ADMITTED: dict[Sense, frozenset[str]] = {
     "sight": frozenset({"pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}),
-    "hearing": frozenset({"input_features", "feature_attention_mask"}),
+    "hearing": frozenset(
+        {"input_features", "feature_attention_mask", "input_features_mask", EMBEDDINGS, EMBEDDINGS_MASK}
+    ),
     "reading": frozenset(),
 }
 # How a chat template is told of a clip; templates look for the type, for the key, or for either.
@@ -68,10 +75,18 @@ class LocalModel:
         self.model, self.tokenizer, self.family = loaded.model, loaded.tokenizer, loaded.family
         self.extractor, self.video = loaded.extractor, loaded.video
         self.manner, self.trained_prompt = loaded.manner, loaded.prompt
+        self.long_clips = loaded.long_clips
         self.cache = FeatureCache()
+        self.notes: dict[str, str] = {}  # what became of clips that were not heard whole, by the clip's id
+        self._hears_ahead = False
         if sense != "reading" and sense not in self.family.senses:
             able = ", ".join(sorted(self.family.senses)) or "only reading"
             raise ModelError(f"{name} is asked for {sense}, and its class is capable of {able}: name another model")
+        if self.long_clips == "chunk" and self.family.ears is not None and not self.family.ears.several:
+            raise ModelError(
+                f'long_clips = "chunk" needs a model that takes several clips in a prompt, and {name} takes one: '
+                'use "truncate" or "refuse"'
+            )
         self.special = self._special_ids()
         stop = self.model.generation_config.eos_token_id
         stop = self.tokenizer.eos_token_id if stop is None else stop
@@ -83,17 +98,16 @@ class LocalModel:
     def encode(self, prompt: Prompt) -> Root:
         """Turn a prompt into token ids, positions and media tensors. Raises PromptError, MediaError or MediaLimit."""
         self._refuse_placeholders(prompt.text)
-        parts: list[dict[str, str]] = [{"type": "text", "text": prompt.text}]
         media: Media = {}
-        count = 0
+        counts: tuple[int, ...] = ()
         if self.sense != "reading" and (prompt.clip is not None or prompt.wave is not None):
-            media, count = self._perceive(prompt)
-            parts.insert(0, PART[self.sense])
+            media, counts = self._perceive(prompt)
         admit(self.sense, media)
+        content = [*(PART[self.sense] for _ in counts), {"type": "text", "text": prompt.text}]
         text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        ids = torch.tensor(self._ids(self._expand(text, count)))
+        ids = torch.tensor(self._ids(self._expand(text, counts)))
         if len(ids) >= window(self.model):
             raise PromptError(
                 f"a prompt of {len(ids)} tokens leaves {self.name} no room to answer in its window of "
@@ -146,18 +160,47 @@ class LocalModel:
         scores: list[list[float]] = sums.view(len(prompts), len(options)).tolist()
         return scores
 
-    def _perceive(self, prompt: Prompt) -> tuple[Media, int]:
+    def hear_ahead(self, max_bytes: int = 4 * 2**30) -> None:
+        """From now on keep what the encoder makes of each clip, and give prompts that in place of its features.
+
+        Up to `max_bytes` of it are kept. Raises ModelError where the encoder is trained: it would not stay the same.
+        """
+        if not frozen_ears(self.model):
+            raise ModelError(f"the encoder of {self.name} is trained: what it hears cannot be kept from step to step")
+        self._hears_ahead = True
+        self.cache = FeatureCache(max_bytes)
+
+    def _perceive(self, prompt: Prompt) -> tuple[Media, tuple[int, ...]]:
         clip, frames = prompt.clip, prompt.frames
         where = clip.id if clip else "a given waveform"
         if prompt.wave is not None:
             if self.sense != "hearing":
                 raise ModelError(f"{self.name} is here for its {self.sense} and must not be given a sound")
-            return audio_tensors(self.extractor, prompt.wave, where)
+            return self._listen(prompt.wave, where)
         assert clip is not None
         if self.sense == "sight":
-            config, video = self.model.config, self.video
-            return self.cache.get((clip, frames), lambda: video_tensors(config, video, load_frames(clip, frames)))
-        return self.cache.get(clip, lambda: audio_tensors(self.extractor, load_sound(clip), where))
+            return self.cache.get((clip, frames), lambda: self._look(clip, frames))
+        return self.cache.get(clip, lambda: self._listen(load_sound(clip), where))
+
+    def _look(self, clip: Clip, frames: int) -> tuple[Media, tuple[int, ...]]:
+        media, count = video_tensors(self.model.config, self.video, load_frames(clip, frames))
+        return media, (count,)
+
+    def _listen(self, wave: NDArray[np.float32], where: str) -> tuple[Media, tuple[int, ...]]:
+        ears, config = self.family.ears, unwrapped(self.model).config
+        assert ears is not None
+        heard = parts(wave, ears.longest(self.extractor), self.long_clips)
+        if sum(map(len, heard)) < len(wave):
+            self._note(where, f"only the first {len(heard[0]) / RATE:g} s of {len(wave) / RATE:.1f} s were heard")
+        made = [audio_tensors(self.extractor, part, where, ears, config) for part in heard]
+        media, counts = join([m for m, _ in made]), tuple(count for _, count in made)
+        return (hear(self.model, media, sum(counts)) if self._hears_ahead else media), counts
+
+    def _note(self, where: str, text: str) -> None:
+        """Tell of a clip once, wherever nobody reads `notes`."""
+        if where not in self.notes:
+            self.notes[where] = text
+            warnings.warn(f"{where}: {text}", stacklevel=2)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -177,14 +220,14 @@ class LocalModel:
         told = self.tokenizer.apply_chat_template(turns, tokenize=False)
         return next((i for i in self._ids(told.rpartition("~")[2]) if i in self.stop), self.stop[0])
 
-    def _expand(self, text: str, count: int) -> str:
+    def _expand(self, text: str, counts: tuple[int, ...]) -> str:
         placeholder = self.family.placeholder
-        if not count or placeholder is None:
+        if not counts or placeholder is None:
             return text
-        before, found, after = text.partition(placeholder)
-        if not found or placeholder in after:
+        first, *others = text.split(placeholder)
+        if len(others) != len(counts):
             raise ModelError(f"the chat template of {self.name} does not place one {placeholder} per clip")
-        return before + placeholder * count + after
+        return first + "".join(placeholder * count + rest for count, rest in zip(counts, others, strict=True))
 
     def _refuse_placeholders(self, text: str) -> None:
         unknown = self.tokenizer.unk_token_id
