@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from earwitness.learn.attention import attention_mask, unwrapped
+from earwitness.learn.inputs import inputs
 from earwitness.learn.tree import Packed
 
 CHUNK = 2048  # predictions scored at once: bounds the (N, V) logits that are ever in memory
@@ -36,11 +37,10 @@ def _forward(model: Any, batch: Packed, read: Callable[[Tensor], Tensor]) -> Ten
         raise ValueError(f"a sequence reaches position {last}, the model's window ends at {window(model)}: shorten it")
     with headless(model, read):
         output = model(
-            input_ids=batch.input_ids,
+            **inputs(model, batch.input_ids, batch.media),
             attention_mask=attention_mask(model, batch),
             position_ids=batch.position_ids,
             use_cache=False,
-            **batch.media,
         )
     found: Tensor = output.logits
     return found
