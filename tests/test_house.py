@@ -32,6 +32,7 @@ FLOORS = {
     "sources": 3,
     "models": 4,
     "listen": 5,
+    "memory": 5,
     "preflight": 5,
     "pretrain": 5,
     "report": 5,

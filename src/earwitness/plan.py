@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from earwitness.config import Grpo, Model, Optimisation, RunConfig
-from earwitness.models.places import place_of
-from earwitness.preflight import Asked, chooses, read_questions, refuse, worker_count
+from earwitness.config import Model, Optimisation, RunConfig
+from earwitness.memory import GIB, Need, parameters, sampling_need, shape, training_need
+from earwitness.preflight import Asked, chooses, has_gpu, read_questions, refuse, worker_count
 from earwitness.records import Question
+from earwitness.table import BLOCK
 
-GIB = 2**30
-# Bytes a parameter: weights, gradients and optimizer state in 32 bits; a frozen copy; weights alone in 32 or 16 bits.
-FULL_TRAINING, REFERENCE, WIDE, NARROW = 16, 4, 4, 2
 WIDTH = 22
 
 
@@ -79,38 +76,55 @@ def _exams(config: RunConfig, asked: Asked) -> list[str]:
 
 def _memory(config: RunConfig) -> list[str]:
     """Models are freed between stages: what counts is the largest stage, not the sum."""
-    lines, largest = [], 0.0
-    for role, spec in config.models.items():
-        size = parameters(spec)
-        if size is None:
-            lines.append(_line(role, f"{spec.kind} {spec.name}: its size is not known on this machine"))
+    lines, largest = [], (0.0, "")
+    for name, spec, need in _needs(config):
+        if need is None:
+            lines.append(_line(name, f"{spec.kind} {spec.name}: its size is not known on this machine"))
             continue
-        need = size * _bytes(config, role, spec) / GIB
-        largest = max(largest, need)
-        parts = f"{size / 1e6:.2f} M parameters, {need:.2f} GiB without activations"
-        lines.append(_line(role, f"{spec.kind} {spec.name}: {parts}"))
-    return [*lines, _line("largest stage", f"{largest:.2f} GiB without activations")] if largest else lines
+        largest = max(largest, (need.total, name))
+        lines.append(_line(name, f"{spec.name}: {need.told()}"))
+    if largest[1]:
+        each = f" in each of {config.train.processes} processes" if config.train.processes > 1 else ""
+        lines.append(_line("largest stage", f"{largest[1]}: about {largest[0] / GIB:.2f} GiB{each}"))
+    return lines
 
 
-def _bytes(config: RunConfig, role: str, spec: Model) -> int:
-    """Return the bytes a parameter of a role's model takes in its largest stage."""
-    steps = [config.settings(step) for parts in config.arms.values() for step in parts]
-    full = [s for s in steps if isinstance(s, Optimisation) and s.tuning == "full"]
-    if role == "student" and full:
-        return FULL_TRAINING + REFERENCE * any(isinstance(s, Grpo) and s.beta > 0 for s in full)
-    return WIDE if spec.dtype in ("auto", "float32") else NARROW
+def _needs(config: RunConfig) -> Iterator[tuple[str, Model, Need | None]]:
+    """Yield what each role and each kind of training step needs: its name, its model, and its memory."""
+    for role, spec in config.models.items():
+        size, sizes = parameters(spec), shape(spec)
+        if size is None or sizes is None:
+            yield role, spec, None
+            continue
+        number = 4 if _wide(spec.dtype) else 2
+        samples, length = (config.sample.traces, config.sample.max_tokens) if role == "teacher" else (1, 1)
+        if role == "student":
+            length = config.answer.max_tokens
+        yield role, spec, sampling_need(size, sizes, BLOCK, samples, length, number)
+        for name, settings in _steps(config).items() if role == "student" else ():
+            wide, lesson = _wide(settings.precision), config.sample.max_tokens
+            yield name, spec, training_need(size, sizes, settings, lesson, wide, config.train.processes)
 
 
-def parameters(spec: Model) -> int | None:
-    """Return a model's number of parameters from its files' headers, None where it is not on this machine."""
-    if spec.kind == "served":
-        return None
-    total = 0
-    for file in Path(place_of(spec)).glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return total or None
+def _steps(config: RunConfig) -> dict[str, Optimisation]:
+    """Return the training steps that differ in what they need, by a name for each."""
+    found: dict[str, Optimisation] = {}
+    for arm, parts in config.arms.items():
+        for step in parts:
+            settings = config.settings(step)
+            if isinstance(settings, Optimisation) and not any(_alike(settings, other) for other in found.values()):
+                found[f"{step.stage} of {arm}"] = settings
+    return found
+
+
+def _alike(a: Optimisation, b: Optimisation) -> bool:
+    sizes = ("tuning", "batch", "micro_batch", "lora_rank", "precision", "activation_checkpointing")
+    return type(a) is type(b) and all(getattr(a, name) == getattr(b, name) for name in sizes)
+
+
+def _wide(precision: str) -> bool:
+    """Whether numbers have 32 bits: `auto` has 16 on GPUs."""
+    return precision == "float32" or (precision == "auto" and not has_gpu())
 
 
 def _missing(questions: Sequence[Question]) -> str:

@@ -103,7 +103,7 @@ def worker_count(config: RunConfig) -> int:
     """Return how many one-thread workers run side by side: one a core on the CPU, none beside the driver on a GPU."""
     if config.train.parallel:
         return config.train.parallel
-    if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or _has_gpu():
+    if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or has_gpu():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -113,7 +113,8 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether this machine has a GPU, asked without torch."""
     return Path("/proc/driver/nvidia/version").exists()
 
 

@@ -1,0 +1,88 @@
+"""The estimate of memory is near what is kept, and told for the largest stage."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import transformers
+
+from earwitness.config import Grpo, Model, Sft
+from earwitness.learn.losses import hidden_states
+from earwitness.learn.tree import Branch, Root, Tree, pack
+from earwitness.memory import activations, parameters, shape, training_need
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A student of a few megabytes: large enough that what the language model keeps is most of it."""
+    config = transformers.Qwen2AudioConfig(
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": 256,
+            "intermediate_size": 704,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "vocab_size": 500,
+            "max_position_embeddings": 4096,
+        },
+        audio_config={"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
+        audio_token_index=499,
+    )
+    place = tmp_path_factory.mktemp("model")
+    transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(place)
+    return place
+
+
+def test_the_estimate_of_activations_is_near_what_autograd_keeps(folder):
+    model = transformers.Qwen2AudioForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa").train()
+    batch = pack([Tree(Root(tuple(range(400))), tuple(Branch.trained(range(50)) for _ in range(4)))], 0)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    alive, kept = [], {}
+
+    def keep(tensor):
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden_states(model, batch)
+    sizes = shape(Model(kind="local", name=str(folder)))
+    assert activations(sizes, 600, 4, checkpointing=False) == pytest.approx(sum(kept.values()), rel=0.25)
+
+
+def test_parameters_are_counted_in_the_files_or_without_memory(folder, tmp_path):
+    whole = parameters(Model(kind="local", name=str(folder)))
+    shutil.copy(folder / "config.json", tmp_path)
+    assert parameters(Model(kind="local", name=str(tmp_path))) == whole
+    assert parameters(Model(kind="local", name="nobody/nothing")) is None
+    assert shape(Model(kind="local", name="nobody/nothing")) is None
+
+
+def test_every_way_of_saving_memory_saves_some(folder):
+    spec = Model(kind="local", name=str(folder))
+    size, sizes = parameters(spec), shape(spec)
+
+    def total(settings, processes=1):
+        return training_need(size, sizes, settings, 256, wide=True, processes=processes).total
+
+    assert total(Sft(tuning="lora")) < total(Sft())
+    assert total(Sft(tuning="qlora")) < total(Sft(tuning="lora"))
+    assert total(Sft(activation_checkpointing=True)) < 0.5 * total(Sft())
+    assert total(Sft(micro_batch=2)) < 0.3 * total(Sft())
+    assert total(Sft(), processes=4) < 0.6 * total(Sft())
+    assert total(Grpo(beta=0, micro_batch=1)) < total(Grpo(micro_batch=1))
+
+
+def test_seven_billion_parameters_under_lora_need_what_is_known_of_them():
+    """Qwen2-Audio-7B's sizes: 8.4 billion parameters in 16 bits are 15.6 GiB before anything else."""
+    from earwitness.memory import Shape
+
+    sizes = Shape(layers=32, hidden=4096, inner=11008, queries=4096, keys=4096, vocabulary=156032, window=8192)
+    need = training_need(8_400_000_000, sizes, Sft(tuning="lora", batch=1), 256, wide=False)
+    assert 15 < need.weights / 2**30 < 16.5
+    assert 20 < need.total / 2**30 < 40
