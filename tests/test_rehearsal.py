@@ -58,6 +58,17 @@ def test_a_shipped_configuration_can_be_rehearsed(name, avqa, tmp_path, capsys, 
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_nothing_is_spent_where_no_clip_is_set_apart_to_choose_by(avqa, tmp_path, capsys):
+    whole, few = avqa, [setting.replace("{split}_qa", "val_qa") for setting in avqa]
+    root = ["--root", str(tmp_path)]
+    assert main(["check", SIGHTSOUND, *root, *whole]) == 0
+    assert main(["check", SIGHTSOUND, *root, *few]) == 2
+    assert "questions.choose gives no question (avqa:train-choose)" in capsys.readouterr().err
+    assert main(["run", SIGHTSOUND, *root, *few, "models.teacher.kind=world", "models.teacher.name=teacher"]) == 2
+    assert "questions.choose gives no question (avqa:train-choose)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_rehearsal_says_why_nothing_can_be_learnt(tmp_path, capsys):
     rows = [{"id": f"q{n}", "media": f"{n}.mp4", "question": "what ?", "choices": ["a", "b"]} for n in "12"]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))

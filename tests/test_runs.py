@@ -88,6 +88,16 @@ def test_more_questions_only_add_lines(copied):
     assert set(copied.glob("checkpoints/*")) == checkpoints
 
 
+def test_another_training_seed_has_a_name_of_its_own(copied, capsys):
+    config = worlds.save(CONFIG, copied.parent / "small.toml")
+    assert main(["run", str(config), "--root", str(copied.parent), "--until", "train", "train.seeds=[1, 2]"]) == 0
+    told = capsys.readouterr().err
+    assert "seed 1:" not in told and "training sft of label, seed 2: 3 steps" in told
+    assert main(["show", str(copied)]) == 0
+    said = capsys.readouterr().out
+    assert "trained  practised\n" in said and "trained  practised, seed 2\n" in said
+
+
 def test_a_question_of_other_content_is_named_with_its_remedy(copied):
     table = next(copied.glob("sample-*/rows.jsonl"))
     lines = table.read_text().splitlines(keepends=True)

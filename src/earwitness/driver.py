@@ -23,7 +23,7 @@ from earwitness.flow import (
     train_arms,
     training_job,
 )
-from earwitness.preflight import Asked, chooses, read_questions, refuse, worker_count
+from earwitness.preflight import Asked, chooses, read_questions, refuse, refuse_no_choice, worker_count
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
 from earwitness.report.pools import pool_rows
@@ -149,7 +149,10 @@ def _ask(config: RunConfig, until: str | None, line: ProgressLine | None) -> dic
             line.say(text)
         said.add(text)
 
-    return {name: read_questions(one, note, data_only) for name, one in variants.items()}
+    asked = {name: read_questions(one, note, data_only) for name, one in variants.items()}
+    for name, one in () if data_only else variants.items():
+        refuse_no_choice(one, asked[name])
+    return asked
 
 
 def _tell(story: _Story, until: str | None) -> _Story:
@@ -166,7 +169,7 @@ def _tell(story: _Story, until: str | None) -> _Story:
         return story
     for exam, questions in asked.exams.items():
         for (arm, seed), checkpoint in ends.items():
-            mode, grades = sit_exam(bench, questions, arm, checkpoint, exam)
+            mode, grades = sit_exam(bench, questions, arm, checkpoint, exam, seed)
             story.sittings.append(Sitting(exam, story.variant, arm, seed, mode, questions, grades))
     return story
 
@@ -185,7 +188,8 @@ def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
 
 
 def _list_arms(story: _Story, ends: Ends) -> None:
-    """Write which model stands behind each arm (its first seed), so that `listen` and people find it.
+    """Write which model stands behind each arm, so that `listen` and people find it: `ARM`, and `ARM, seed N` for all
+    seeds but the first.
 
     A checkpoint's place is written relative to the run, which may be moved.
     """
@@ -194,9 +198,9 @@ def _list_arms(story: _Story, ends: Ends) -> None:
     bench, first = story.bench, story.bench.config.train.seeds[0]
     arms = {}
     for (arm, seed), end in ends.items():
-        if seed in (None, first):
-            place = end.model_copy(update={"path": os.path.relpath(end.path, bench.run.path)}) if end else None
-            arms[arm] = student_spec(bench.model("student"), place).model_dump(mode="json")
+        place = end.model_copy(update={"path": os.path.relpath(end.path, bench.run.path)}) if end else None
+        name = arm if seed in (None, first) else f"{arm}, seed {seed}"
+        arms[name] = student_spec(bench.model("student"), place).model_dump(mode="json")
     write_json(bench.run.path / ARMS, arms)
 
 

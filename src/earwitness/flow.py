@@ -288,7 +288,12 @@ def choosing_labels(bench: Workbench, questions: list[Question]) -> Labelled:
 
 
 def sit_exam(
-    bench: Workbench, questions: list[Question], arm: str, checkpoint: Checkpoint | None, exam: str
+    bench: Workbench,
+    questions: list[Question],
+    arm: str,
+    checkpoint: Checkpoint | None,
+    exam: str,
+    seed: int | None = None,
 ) -> tuple[str, dict[str, Grade]]:
     """Let an arm's student (or the teacher) answer an exam, and grade it. Returns the mode and the grades."""
     steps = bench.config.arms[arm]
@@ -306,7 +311,8 @@ def sit_exam(
         "seed": bench.config.seed,
     }
     make = AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames)
-    shown = f"answer ({arm}, {exam})"
+    one_of_several = seed is not None and len(bench.config.train.seeds) > 1
+    shown = f"answer ({arm}, seed {seed}, {exam})" if one_of_several else f"answer ({arm}, {exam})"
     models = {role: examinee}
     replies = bench.fill("answer", identity, questions, bench.content, make, Reply, models=models, shown=shown)
 

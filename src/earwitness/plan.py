@@ -8,7 +8,7 @@ from pathlib import Path
 
 from earwitness.config import Model, Optimisation, RunConfig
 from earwitness.memory import GIB, Need, parameters, sampling_need, shape, training_need
-from earwitness.preflight import Asked, chooses, has_gpu, read_questions, refuse, worker_count
+from earwitness.preflight import Asked, chooses, has_gpu, read_questions, refuse, refuse_no_choice, worker_count
 from earwitness.records import Question
 from earwitness.table import BLOCK
 
@@ -23,6 +23,7 @@ def plan_text(config: RunConfig, root: Path) -> str:
     refuse(config)
     notes: list[str] = []
     asked = read_questions(config, notes.append)
+    refuse_no_choice(config, asked)
     done = _done(root / config.name)
     lines = [config.to_toml(), "what this run would do", ""]
     lines += [*_data(config, asked, done), *_training(config), *_exams(config, asked)]

@@ -88,6 +88,15 @@ def refuse(config: RunConfig, data_only: bool = False) -> None:
         raise ConfigError(f"verify.bank: {config.verify.bank} is not a folder; name one with sound files in it")
 
 
+def refuse_no_choice(config: RunConfig, asked: Asked) -> None:
+    """Raise ConfigError where candidate checkpoints are to be compared on questions that are not there."""
+    if chooses(config) and not asked.choose:
+        raise ConfigError(
+            f"questions.choose gives no question ({', '.join(config.questions.choose)}), and candidates are to be "
+            "compared on them: name another source there, or leave candidates at 1"
+        )
+
+
 def trains(steps: Sequence[Step]) -> bool:
     """Whether an arm trains anything."""
     return any(step.stage != "answer" for step in steps)
