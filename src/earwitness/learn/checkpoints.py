@@ -48,6 +48,16 @@ def sharded(model: Any) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def whole_weights(model: Any) -> dict[str, Any]:
+    """Return a sharded model's weights as whole tensors on the CPU: of the first process, nothing of the others.
+
+    Every process must call it.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
 def restore(model: Any, folder: Path) -> None:
     """Load what was trained (all weights, or the adapter's) from a checkpoint's folder into `model`, sharded or not.
 

@@ -27,6 +27,7 @@ from earwitness.learn.checkpoints import (
     refuse_other_settings,
     restore,
     sharded,
+    whole_weights,
 )
 
 ADAM_BETA2 = 0.98
@@ -266,6 +267,13 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
             for double in folder.glob("pytorch_model_fsdp*.bin"):
                 double.unlink()  # the same weights again, as a pickle that we never read
             complete(folder, self.state.global_step, self.settings)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a sharded model whole, every other one as Trainer does."""
+        if sharded(self.model):
+            self._save(output_dir, state_dict=whole_weights(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore every tensor.
