@@ -22,6 +22,7 @@ FLOORS = {
     "table": 1,
     "answers": 2,
     "claims": 2,
+    "launcher": 2,
     "ledger": 2,
     "media": 2,
     "run": 2,

@@ -15,7 +15,7 @@ from typing import Any
 from earwitness import __version__
 from earwitness.config import ConfigError, RunConfig
 from earwitness.table import RunError
-from earwitness.terminal import clean
+from earwitness.terminal import ProgressLine, clean
 
 DESCRIPTION = """\
 Teach an audio-language model to reason, from a teacher that watches the silent video.
@@ -201,9 +201,12 @@ def check(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     """`earwitness train`."""
     from earwitness.driver import train_step
+    from earwitness.launcher import hold_lifeline
     from earwitness.stages.training import first_process, told
 
-    facts = train_step(_config(arguments), arguments.root, arguments.arm, arguments.step, arguments.seed)
+    hold_lifeline()
+    line = ProgressLine() if first_process() else None
+    facts = train_step(_config(arguments), arguments.root, arguments.arm, arguments.step, arguments.seed, line)
     if first_process():
         print(f"trained step {arguments.step} of {arguments.arm}, seed {arguments.seed}: {told(facts)}")
     return 0

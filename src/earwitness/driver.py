@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from earwitness.flow import (
     train_arms,
     training_job,
 )
+from earwitness.launcher import launcher_around
 from earwitness.preflight import Asked, chooses, read_questions, refuse, refuse_no_choice, worker_count
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
@@ -30,6 +32,7 @@ from earwitness.report.pools import pool_rows
 from earwitness.report.tables import Sitting
 from earwitness.run import ARMS, Run, RunError, write_json
 from earwitness.stages.calibrate import rates
+from earwitness.stages.launching import watched
 from earwitness.stages.student import student_spec
 from earwitness.stages.training import checkpoint_of, processes, train
 from earwitness.stages.workbench import Workbench, release_models
@@ -102,7 +105,9 @@ def drive(
         return Outcome(report, _stages(stories), list(failures.values()))
 
 
-def train_step(config: RunConfig, root: Path | str, arm: str, step: int, seed: int) -> dict[str, Any]:
+def train_step(
+    config: RunConfig, root: Path | str, arm: str, step: int, seed: int, line: ProgressLine | None = None
+) -> dict[str, Any]:
     """Train one step (counted from 1) of one arm in this process, from the tables that a run has made.
 
     For a launcher of your own, over several processes if need be. The run's lock is not taken, only that of the
@@ -115,7 +120,8 @@ def train_step(config: RunConfig, root: Path | str, arm: str, step: int, seed: i
         raise ConfigError(f"arm {arm!r} has {len(steps)} training steps; there is no step {step}")
     if config.train.processes not in (1, processes()):
         raise ConfigError(f"train.processes is {config.train.processes}, and this launcher started {processes()}")
-    refuse(config.model_copy(update={"train": config.train.model_copy(update={"processes": 1})}))
+    together = config.model_copy(update={"train": config.train.model_copy(update={"processes": processes()})})
+    refuse(together, launcher=launcher_around())
     asked = read_questions(config, lambda _: None)
     bench = Workbench(config, Run.read(root, config.name), Workers(1), finished_only=True)
     made = lessons(bench, asked.train)
@@ -127,7 +133,8 @@ def train_step(config: RunConfig, root: Path | str, arm: str, step: int, seed: i
         if number < step and Run.finished(job.folder) is None:
             raise RunError(f"step {number} of arm {arm!r} with seed {seed} is not trained yet: train it first")
         parent = checkpoint_of(job)
-    return train(job)
+    with watched(job, f"{job.stage} of {arm}, seed {seed}", line) if line else nullcontext():
+        return train(job)
 
 
 def arm_pairs(config: RunConfig) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from earwitness.run import Run
 from earwitness.stages.answer import AnswerQuestions
 from earwitness.stages.calibrate import CalibrateChecker
 from earwitness.stages.grade import grade
+from earwitness.stages.launching import train_launched
 from earwitness.stages.sample import SampleTraces
 from earwitness.stages.select import select
 from earwitness.stages.student import student_spec
@@ -208,18 +209,36 @@ def train_arms(bench: Workbench, made: Lessons, arms: dict[str, tuple[Step, ...]
     ends: Ends = {}
     jobs: dict[str, TrainingJob] = {}
     names: dict[str, str] = {}
+    places: dict[str, tuple[str, int, int]] = {}  # arm, step, seed: what to call a job outside this process
     for arm, steps in arms.items():
         for seed in bench.config.train.seeds if trains(steps) else (None,):
             parent: Checkpoint | None = None
-            for step in steps:
+            for number, step in enumerate(steps, 1):
                 if step.stage != "answer" and seed is not None:
                     job = training_job(bench, made, step, parent, seed, choose)
                     jobs[job.key] = job
                     names.setdefault(job.key, f"{step.stage} of {arm}, seed {seed}")
+                    places.setdefault(job.key, (arm, number, seed))
                     parent = checkpoint_of(job)
             ends[arm, seed] = parent
-    _train_all(bench, jobs, names)
+    if bench.config.train.processes > 1:
+        _launch_all(bench, jobs, names, places)
+    else:
+        _train_all(bench, jobs, names)
     return ends
+
+
+def _launch_all(
+    bench: Workbench, jobs: dict[str, TrainingJob], names: dict[str, str], places: dict[str, tuple[str, int, int]]
+) -> None:
+    """Run jobs one after another, each in several processes, parents before those that go on from them."""
+    for key, job in jobs.items():
+        if Run.finished(job.folder) is None:
+            bench.note(f"training {names[key]}: {job.settings.steps} steps in {bench.config.train.processes} processes")
+            started = time.monotonic()
+            facts = train_launched(bench, job, names[key], *places[key])
+            bench.run.add_seconds(key, time.monotonic() - started)
+            bench.note(f"trained {names[key]}: {told(facts)}")
 
 
 def _train_all(bench: Workbench, jobs: dict[str, TrainingJob], names: dict[str, str]) -> None:
@@ -274,7 +293,8 @@ def training_job(
         choose = ()
     folder = bench.run.folder(step.stage, identity)
     tokens = bench.config.answer.max_tokens
-    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name, choose, tokens)
+    trackers = bench.config.train.trackers
+    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name, choose, tokens, trackers)
 
 
 def choosing_labels(bench: Workbench, questions: list[Question]) -> Labelled:

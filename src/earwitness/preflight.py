@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,23 @@ from pathlib import Path
 
 from earwitness.config import NOT_BUILT, Answer, ConfigError, Grpo, Optimisation, Role, RunConfig, Step
 from earwitness.exams import load_exam
+from earwitness.launcher import Launcher, find_launcher
 from earwitness.models.places import place_of
 from earwitness.records import Question
 from earwitness.sources import read_source, read_sources
 
 Note = Callable[[str], None]
+# Experiment trackers that transformers knows, and the modules of which one must be there.
+TRACKERS = {
+    "clearml": ("clearml",),
+    "comet_ml": ("comet_ml",),
+    "dvclive": ("dvclive",),
+    "mlflow": ("mlflow",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,11 @@ def read_exam(config: RunConfig, name: str, note: Note = lambda _: None) -> list
     return graded
 
 
-def refuse(config: RunConfig, data_only: bool = False) -> None:
-    """Raise ConfigError or ModelError for what a configuration asks and cannot have, before anything is spent."""
+def refuse(config: RunConfig, data_only: bool = False, launcher: Launcher | None = None) -> None:
+    """Raise ConfigError or ModelError for what a configuration asks and cannot have, before anything is spent.
+
+    `launcher` is the one around this process, None: the one that the configuration would start.
+    """
     for arm, steps in config.arms.items():
         _refuse_steps(config, arm, steps)
     for role in _roles(config, data_only):
@@ -78,12 +94,8 @@ def refuse(config: RunConfig, data_only: bool = False) -> None:
         place_of(spec)
     if not data_only and chooses(config) and not config.questions.choose:
         raise ConfigError("candidates above 1 are compared on questions.choose, which names no source")
-    if not data_only and config.train.processes > 1 and any(map(trains, config.arms.values())):
-        raise ConfigError(
-            "train.processes above 1 is not started from here in this version. Run with --until select, train each "
-            f"step with `torchrun --nproc_per_node {config.train.processes} -m earwitness train CONFIG ARM STEP "
-            "--seed SEED`, then run with train.processes=1: what is trained is not trained again"
-        )
+    if not data_only and any(map(trains, config.arms.values())):
+        refuse_training(config, launcher)
     if config.verify.bank is not None and not Path(config.verify.bank).is_dir():
         raise ConfigError(f"verify.bank: {config.verify.bank} is not a folder; name one with sound files in it")
 
@@ -115,6 +127,104 @@ def worker_count(config: RunConfig) -> int:
     if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or has_gpu():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_training(config: RunConfig, launcher: Launcher | None = None) -> None:
+    """Raise ConfigError for what cannot be trained together: the table of docs/training.md, row by row."""
+    _refuse_trackers(config.train.trackers)
+    every = {
+        f"arms.{arm}, step {number}": config.settings(step)
+        for arm, steps in config.arms.items()
+        for number, step in enumerate(steps, 1)
+    }
+    trained = {where: settings for where, settings in every.items() if isinstance(settings, Optimisation)}
+    for where, settings in trained.items():
+        if settings.tuning == "qlora" and not has_gpu():
+            raise ConfigError(f"{where}: tuning is qlora, which needs a CUDA GPU, and this machine has none: use lora")
+    if config.train.processes == 1 and launcher is None:
+        return
+    launcher = launcher or find_launcher(config.train.launcher)
+    _refuse_launcher(launcher, config)
+    for where, settings in trained.items():
+        _refuse_together(where, settings, launcher, config.train.processes)
+
+
+def _refuse_trackers(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"train.trackers: there is no tracker {name!r}; known: {', '.join(TRACKERS)}")
+        if not any(importlib.util.find_spec(module) for module in TRACKERS[name]):
+            raise ConfigError(f"train.trackers: {name} is not installed; `pip install {TRACKERS[name][0]}`")
+
+
+def _refuse_launcher(launcher: Launcher, config: RunConfig) -> None:
+    """Refuse what a launcher asks for and no training here can be."""
+    name, processes = launcher.name, config.train.processes
+    if launcher.foreign or launcher.kind == "other":
+        raise ConfigError(
+            f"{name} asks for {', '.join(launcher.foreign) or 'a distributed_type that is not known here'}: training "
+            "is data parallel (MULTI_GPU), FSDP (version 2) or DeepSpeed, and nothing beside it"
+        )
+    if launcher.kind == "one process":
+        raise ConfigError(
+            f"train.processes is {processes}, and {name} starts one process: name another accelerate config as "
+            "train.launcher (distributed_type: MULTI_GPU, also where there is no GPU)"
+        )
+    if launcher.machines > 1:
+        raise ConfigError(
+            f"{name} is for {launcher.machines} machines, which are not started from here: run with --until select, "
+            "start `earwitness train` with your launcher on each of them, step by step, then run to the end"
+        )
+    if launcher.precision not in ("no", "bf16"):
+        raise ConfigError(f"{name} asks for mixed_precision {launcher.precision}: only bf16 is known here")
+    if launcher.kind == "FSDP" and (launcher.fsdp_version != 2 or launcher.state_dict != "FULL_STATE_DICT"):
+        raise ConfigError(f"{name}: set fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT in its fsdp_config")
+    if launcher.kind == "DeepSpeed" and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f"{name} asks for DeepSpeed, which is not installed; `pip install deepspeed`")
+    gpus = _gpus()
+    if not gpus and launcher.kind != "data parallel":
+        raise ConfigError(
+            f"{name} asks for {launcher.kind}, and this machine has no GPU: accelerate would train a whole copy in "
+            "every process and not say so"
+        )
+    if not launcher.around and gpus and processes > gpus:
+        raise ConfigError(f"train.processes is {processes}, and this machine has {gpus} GPUs: one process each")
+    device = config.model("student").device
+    if ":" in device:
+        raise ConfigError(f"models.student.device is {device}: {processes} processes take a GPU each; leave it at auto")
+
+
+def _refuse_together(where: str, settings: Optimisation, launcher: Launcher, processes: int) -> None:
+    """Refuse a training step that a launcher's processes cannot share."""
+    if settings.batch < processes:
+        raise ConfigError(
+            f"{where}: a step of {settings.batch} cannot be shared by {processes} processes: set batch higher, or use "
+            "fewer processes"
+        )
+    if launcher.precision == "bf16" and settings.precision == "float32":
+        raise ConfigError(f"{where}: precision is float32, and {launcher.name} asks for bf16")
+    if not launcher.shards:
+        return
+    kind = "FSDP" if launcher.kind == "FSDP" else "ZeRO-3"
+    if isinstance(settings, Grpo):
+        raise ConfigError(
+            f"{where}: grpo samples in the processes that train, and under {kind} none of them has the whole model: it "
+            "would be gathered for every token. Use data parallelism (launchers/ddp.yaml), under LoRA if need be"
+        )
+    if settings.candidates > 1:
+        raise ConfigError(
+            f"{where}: candidates are compared by letting them answer, which under {kind} no process can; leave "
+            "candidates at 1, or use data parallelism (launchers/ddp.yaml)"
+        )
+    if settings.tuning == "qlora":
+        raise ConfigError(f"{where}: tuning is qlora, which is not known to work under {kind}: use lora")
+
+
+def _gpus() -> int:
+    """Return how many NVIDIA GPUs this process may use."""
+    there = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if has_gpu() else 0
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return there if shown is None else min(there, len([name for name in shown.split(",") if name.strip()]))
 
 
 def _is_path(name: str) -> bool:

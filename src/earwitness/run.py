@@ -69,8 +69,8 @@ class Digests:
     leave size and time as they were.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, writable: bool = True) -> None:
+        self._path, self._writable = path, writable
         self._known: dict[str, list[Any]] = self._saved()
         self._new: dict[str, list[Any]] = {}
         self._last_save = time.monotonic()
@@ -106,7 +106,7 @@ class Digests:
 
     def save(self) -> None:
         """Write what was learnt since the last time beside what others have written."""
-        if self._path is not None and self._new:
+        if self._path is not None and self._writable and self._new:
             write_json(self._path, self._saved() | self._new)
             self._new = {}
         self._last_save = time.monotonic()
@@ -132,7 +132,7 @@ class Run:
         if writable:
             with writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
-        self.digests = Digests(self.path / "digests.json" if writable else None)
+        self.digests = Digests(self.path / "digests.json", writable)
 
     @classmethod
     def open(cls, root: Path | str, name: str, shard: tuple[int, int] | None = None) -> Self:

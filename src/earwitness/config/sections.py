@@ -241,11 +241,17 @@ class Answer(Section):
 
 
 class Train(Section):
-    """Training seeds; `processes` per training step; `parallel` steps side by side (0: one a core, one on a GPU)."""
+    """Training seeds; `processes` per training step; `parallel` steps side by side (0: one a core, one on a GPU).
+
+    Where `processes` is above 1, `accelerate launch` starts them with the accelerate config named by `launcher` (empty:
+    the user's own). `trackers` are told every step: `tensorboard`, `wandb`, `trackio`, `mlflow`, ...
+    """
 
     seeds: tuple[int, ...] = (1,)
     processes: int = where(1, ge=1)
     parallel: int = where(0, ge=0)
+    launcher: str = where("")
+    trackers: Names = where(())
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earwitness.config import Model
@@ -84,6 +85,7 @@ def _widened(model: Any) -> Any:
 def _under_lora(local: LocalModel, job: TrainingJob) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    from earwitness.models.adapters import lora_targets
     from earwitness.models.loading import attach_adapter
 
     if job.parent is not None and job.parent.kind == "adapter":
@@ -92,7 +94,8 @@ def _under_lora(local: LocalModel, job: TrainingJob) -> Any:
     targets = local.family.language_model + LINEAR
     if job.settings.audio_tower == "trained":
         targets = f"({targets})|(.*{TOWER_LINEAR})"
-    config = LoraConfig(r=job.settings.lora_rank, lora_alpha=job.settings.lora_alpha, target_modules=targets)
+    scope = lora_targets(local.model, targets)
+    config = LoraConfig(r=job.settings.lora_rank, lora_alpha=job.settings.lora_alpha, target_modules=scope)
     return get_peft_model(local.model, config)
 
 
@@ -118,15 +121,22 @@ def _adapter_reference(model: Any, from_adapter: bool, temperature: float) -> Ca
     return score
 
 
-def save(job: TrainingJob, student: Student, prompt: str) -> None:
-    """Write the final model with all that is needed to ask it: tokenizer, feature extractor, and how to speak to it."""
+def save(job: TrainingJob, student: Student, prompt: str, checkpoint: Path | None = None) -> None:
+    """Write the final model with all that is needed to ask it: tokenizer, feature extractor, and how to speak to it.
+
+    The weights are the student's, or those of a checkpoint's folder: of a model that no process holds whole.
+    """
     from earwitness.models.loading import CARD
 
     final = job.folder / FINAL
     partial = job.folder / "final.partial"
     shutil.rmtree(partial, ignore_errors=True)
     model = student.local.model
-    if hasattr(model, "peft_config"):
+    if checkpoint is not None:
+        partial.mkdir()
+        for file in [*checkpoint.glob("*.safetensors*"), *checkpoint.glob("*config.json")]:
+            shutil.copy(file, partial)
+    elif hasattr(model, "peft_config"):
         model.save_pretrained(partial, selected_adapters=["default"])
     else:
         model.save_pretrained(partial)

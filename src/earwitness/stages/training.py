@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from earwitness.config import Model, Optimisation
+from earwitness.config import Grpo, Model, Optimisation
+from earwitness.launcher import launcher_around
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
 from earwitness.stages.student import FINAL, Student, save
 from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
 
-if TYPE_CHECKING:
-    pass
-
+NO_MEMORY = "can't allocate memory"  # as torch says it of the CPU's
 FULL_DISK = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed")  # as libraries word it
 
 
@@ -32,7 +31,8 @@ class TrainingJob:
 
     `base` is the model as shipped, `parent` the checkpoint it goes on from (None: the base). `material` holds the
     (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded. `choose` holds the labelled
-    questions by which one of several candidate checkpoints is kept, answering in `answer_tokens` at most.
+    questions by which one of several candidate checkpoints is kept, answering in `answer_tokens` at most. `trackers`
+    are told every step.
     """
 
     stage: Literal["sft", "grpo"]
@@ -45,6 +45,7 @@ class TrainingJob:
     key: str
     choose: tuple[tuple[Question, str], ...] = ()
     answer_tokens: int = 1024
+    trackers: tuple[str, ...] = ()
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     release_models()
     _take_device()
-    with _alone(job.folder) if first_process() else nullcontext(), _room_on_disk(job.folder):
+    alone = _alone(job.folder) if first_process() else nullcontext()
+    with alone, _room_on_disk(job.folder), _room_in_memory(job):
         from earwitness.stages.grpo import practise
         from earwitness.stages.sft import learn_lessons
 
@@ -125,6 +127,42 @@ def _room_on_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _room_in_memory(job: TrainingJob) -> Iterator[None]:
+    """Turn a memory that is too small into an error that says what would make the step smaller."""
+    import torch
+
+    from earwitness.learn.checkpoints import complete_checkpoints
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY in str(error)
+        if not short:
+            raise
+        last = max(complete_checkpoints(job.folder), default=0)
+        kept = f"The same command goes on from step {last}, whose checkpoint is whole" if last else "Nothing is lost"
+        said = f"{job.stage} does not fit into memory: {_smaller(job)}. {kept} ({_first_line(error)})"
+        raise RunError(said) from error
+
+
+def _smaller(job: TrainingJob) -> str:
+    """Say which settings of a job would take less memory, those first that change nothing of what is learnt."""
+    s, stage = job.settings, job.stage
+    ways = [f"lower {stage}.micro_batch (it is {s.micro_batch or f'0, all {s.batch}'})"]
+    if not s.activation_checkpointing:
+        ways.append(f"set {stage}.activation_checkpointing = true")
+    if isinstance(s, Grpo):
+        ways.append(f"lower grpo.group ({s.group}) or grpo.max_tokens ({s.max_tokens})")
+    if s.tuning == "full":
+        ways.append(f'set {stage}.tuning = "lora"')
+    return ", ".join(ways)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a training folder's lock, so that a step started by hand and one of the driver never write together."""
     with (folder / "training.lock").open("w") as file:
@@ -149,7 +187,7 @@ def fit(
     from earwitness.learn.trainer import Schedule, Trainer
 
     transformers.logging.set_verbosity_error()
-    s = job.settings
+    s, model = job.settings, student.local.model
     every = -(-s.steps // s.candidates) if s.candidates > 1 else s.checkpoint_every
     schedule = Schedule(
         steps=s.steps,
@@ -162,8 +200,11 @@ def fit(
         keep_all=s.candidates > 1,
         accumulation=_accumulation(size, s.micro_batch),
         seed=job.seed,
+        checkpointing=s.activation_checkpointing,
+        bf16=s.precision == "bfloat16" or (s.precision == "auto" and model.device.type == "cuda"),
     )
-    Trainer(student.local.model, objective, plan, schedule, job.folder).fit()
+    identity = {"stage": job.stage, **s.identity()}
+    Trainer(model, objective, plan, schedule, job.folder, identity=identity, trackers=job.trackers).fit()
 
 
 def _accumulation(size: int, micro_batch: int) -> int:
@@ -182,6 +223,8 @@ def left_out(folder: Path) -> int:
 
 def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
     """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen."""
+    from earwitness.learn.checkpoints import complete_checkpoints
+
     chosen: dict[str, Any] = {}
     if not first_process():
         return chosen
@@ -189,7 +232,9 @@ def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
         from earwitness.stages.choose import keep_best
 
         chosen = keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
-    save(job, student, prompt)
+    launcher = launcher_around()
+    shards = launcher is not None and launcher.shards
+    save(job, student, prompt, complete_checkpoints(job.folder)[job.settings.steps] if shards else None)
     return chosen
 
 
