@@ -173,6 +173,6 @@ def _first_lessons(job: TrainingJob, local: LocalModel) -> Lessons:
     """A batch for the deaf test: the labels of the first questions, under the practice prompt."""
     as_thought = [
         (question, lesson.model_copy(update={"think": lesson.think or question.text}))
-        for question, lesson in job.material[: job.settings.batch]
+        for question, lesson in job.material[: job.settings.micro_batch or job.settings.batch]
     ]
     return Supervised(local).prepare(local.model, as_thought, 0)

@@ -70,7 +70,7 @@ def learn_lessons(job: TrainingJob) -> dict[str, Any]:
     student = open_student(job)
     objective = Supervised(student.local)
     plan = Draw(job)
-    first = objective.prepare(student.local.model, plan(0), 0)
+    first = objective.prepare(student.local.model, plan(0)[: job.settings.micro_batch or None], 0)
     hearing = deaf_test(student.local.model, first.packed)
     fit(job, student, objective, plan, job.settings.batch)
     chosen = settle(job, student, prompt_of(job.material[0][1]))
