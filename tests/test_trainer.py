@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,40 +15,11 @@ import transformers
 
 from conftest import open_model, under_lora
 from earwitness.learn.losses import cross_entropy, token_logprobs
-from earwitness.learn.trainer import COMPLETE, Schedule, Steps, Trainer, complete_checkpoints, restore
-from earwitness.learn.tree import Branch, Packed, Tree, pack
+from earwitness.learn.trainer import COMPLETE, Steps, Trainer, TrainingError, complete_checkpoints, restore
+from earwitness.learn.tree import Branch, Tree, pack
 from earwitness.models.loading import attach_adapter
-from tensors import gradients, random_ids, relative_error, root, tree
-
-SCHEDULE = Schedule(
-    steps=6, learning_rate=1e-2, warmup=0.34, schedule="cosine", weight_decay=0.01, clip=1.0, checkpoint_every=2,
-    keep_all=False, accumulation=1, seed=1,
-)  # fmt: skip
-LENGTHS = (3, 1, 5, 2, 4, 6, 2, 3)
-
-
-@dataclass
-class Batch:
-    packed: Packed
-
-    def counts(self):
-        return {"tokens": float(self.packed.weight.sum())}
-
-
-class Said:
-    """Cross-entropy on given trees."""
-
-    weights = {"ce": 1.0}
-
-    def prepare(self, model, items, step):
-        return Batch(pack(items, 0))
-
-    def terms(self, model, batch, totals):
-        return {"ce": cross_entropy(token_logprobs(model, batch.packed), batch.packed.weight) / totals["tokens"]}
-
-
-def lessons(local):
-    return [Tree(root(local, seed), (Branch.trained(random_ids(n, seed)),)) for seed, n in enumerate(LENGTHS)]
+from objectives import LENGTHS, SCHEDULE, Batch, KilledError, Practised, Said, lessons, plan_of, tasks
+from tensors import gradients, relative_error, root, tree
 
 
 class Keep(transformers.TrainerCallback):
@@ -91,19 +64,6 @@ def test_s1_gradient_accumulation_changes_neither_loss_nor_gradient(tiny_student
         assert relative_error(gradient, gradients(model)) < 1e-5
 
 
-class KilledError(Exception):
-    pass
-
-
-def plan_of(items, stop_at=None):
-    def plan(step):
-        if step == stop_at:
-            raise KilledError
-        return [items[(3 * step + i) % len(items)] for i in range(4)]
-
-    return plan
-
-
 def fresh(tiny_student, tiny_adapter, kind):
     model = open_model(tiny_student, "student").model
     if kind == "lora":
@@ -146,6 +106,145 @@ def test_s3_a_killed_and_resumed_run_equals_an_undisturbed_one(tiny_student, tin
         assert len(moved) > 0.9 * len(start)
     else:
         assert moved == {name for name in start if ".default." in name}
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+
+
+def practise(tiny_student, folder, stop_at=None, updates=1, **changes):
+    """Train by practice; return the weights, and every step's gradients."""
+    local = open_model(tiny_student, "student")
+    plan = plan_of(tasks(local), stop_at, updates)
+    trainer = Trainer(local.model, Practised(local, updates), plan, replace(SCHEDULE, **changes), folder)
+    trainer.add_callback(kept := Keep())
+    trainer.fit()
+    return everything(folder, local.model), kept.gradients
+
+
+def test_practice_does_not_change_with_the_micro_batches(tiny_student, tmp_path):
+    """Not its samples, whose noise is each question's own, and so not its loss and gradient."""
+    made = []
+    for accumulation in (1, 2, 4):
+        folder = tmp_path / str(accumulation)
+        _, (gradient,) = practise(tiny_student, folder, steps=1, accumulation=accumulation, clip=1e9)
+        made.append((log_of(folder)[0], rows_of(folder), gradient))
+    log, rows, gradient = made[0]
+    assert log["equal_groups"] < log["groups"] == len(rows) == 4  # else nothing would be learnt
+    for other in made[1:]:
+        assert other[0] == pytest.approx(log, abs=1e-5)
+        assert other[1] == rows
+        assert relative_error(other[2], gradient) < 1e-5
+
+
+def test_practice_killed_between_two_updates_on_the_same_samples_ends_as_if_undisturbed(tiny_student, tmp_path):
+    undisturbed, _ = practise(tiny_student, tmp_path / "whole", updates=2, accumulation=2)
+    with pytest.raises(KilledError):
+        practise(tiny_student, tmp_path / "killed", 4, updates=2, accumulation=2)
+    assert [line["step"] for line in log_of(tmp_path / "killed")] == [1, 2, 3]
+    assert {row["step"] for row in rows_of(tmp_path / "killed")} == {1, 3}
+    resumed, _ = practise(tiny_student, tmp_path / "killed", updates=2, accumulation=2)
+    assert resumed["log"] == undisturbed["log"]
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    assert [row["step"] for row in rows_of(tmp_path / "whole")] == 4 * [1] + 4 * [3] + 4 * [5]
+    assert all(torch.equal(v, resumed["weights"][k]) for k, v in undisturbed["weights"].items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 1e-3}, "learning_rate was 0.01 and is 0.001"),
+        ({"steps": 7}, "steps was 6 and is 7"),
+        ({"schedule": "linear", "seed": 2}, "schedule was 'cosine' and is 'linear'; seed was 1 and is 2"),
+        ({"identity": {"batch": 5}}, "batch was 4 and is 5"),
+        ({"objective": Practised}, "objective was 'Said' and is 'Practised'; weights was"),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused_by_name(begun, changes, said):
+    local, folder = begun
+    changes = dict(changes)
+    objective = Practised(local) if "objective" in changes else Said()
+    changes.pop("objective", None)
+    identity = changes.pop("identity", {"batch": 4})
+    with pytest.raises(TrainingError, match=re.escape(said)):
+        Trainer(local.model, objective, plan_of([]), replace(SCHEDULE, **changes), folder, identity=identity).fit()
+    assert list(complete_checkpoints(folder)) == [2]
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_student, eight, tmp_path_factory):
+    """A training that was killed after its first checkpoint."""
+    folder = tmp_path_factory.mktemp("begun")
+    local = open_model(tiny_student, "student")
+    with pytest.raises(KilledError):
+        Trainer(local.model, Said(), plan_of(eight, 3), SCHEDULE, folder, identity={"batch": 4}).fit()
+    return local, folder
+
+
+def test_a_resume_may_cut_its_work_up_otherwise(begun, eight, tmp_path):
+    """Neither micro-batches nor the number of checkpoints decide what is learnt."""
+    local, folder = begun
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    schedule = replace(SCHEDULE, accumulation=4, checkpoint_every=3, checkpointing=True)
+    Trainer(local.model, Said(), plan_of(eight), schedule, folder, identity={"batch": 4}).fit()
+    assert [line["step"] for line in log_of(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_trackers_are_told_every_step_by_name(tiny_student, eight, tmp_path):
+    class Tracker(transformers.TrainerCallback):
+        told = []
+
+        def on_log(self, args, state, control, logs=None, **_):
+            self.told.append((state.global_step, logs))
+
+    trainer = Trainer(open_model(tiny_student, "student").model, Said(), plan_of(eight), SCHEDULE, tmp_path)
+    trainer.add_callback(Tracker())
+    trainer.fit()
+    told = [{"step": step, **logs} for step, logs in Tracker.told if "ce" in logs]
+    assert [{k: v for k, v in line.items() if k != "epoch"} for line in told] == log_of(tmp_path)
+    assert set(told[0]) >= {"ce", "tokens", "gradient_norm", "learning_rate"}
+
+
+def test_in_bfloat16_what_is_trained_stays_in_32_bits(tiny_student, eight, tmp_path):
+    made = {}
+    for bf16 in (False, True):
+        model = open_model(tiny_student, "student").model
+        Trainer(model, Said(), plan_of(eight), replace(SCHEDULE, bf16=bf16), tmp_path / str(bf16)).fit()
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        made[bf16] = [line["ce"] for line in log_of(tmp_path / str(bf16))]
+    assert made[True] == pytest.approx(made[False], rel=0.1)
+    assert made[True][0] != made[False][0]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_activation_checkpointing_changes_neither_loss_nor_gradient(tiny_student, tiny_adapter, eight, tmp_path, kind):
+    made = []
+    for checkpointing in (False, True):
+        model = fresh(tiny_student, tiny_adapter, kind)
+        layer, calls = next(m for n, m in model.named_modules() if n.endswith("language_model.layers.1.mlp")), []
+        layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        schedule = replace(SCHEDULE, steps=1, checkpointing=checkpointing)
+        trainer = Trainer(model, Said(), plan_of(eight), schedule, tmp_path / str(checkpointing))
+        trainer.add_callback(kept := Keep())
+        trainer.fit()
+        made.append((len(calls), log_of(tmp_path / str(checkpointing))[0]["ce"], kept.gradients[0]))
+    assert [calls for calls, *_ in made] == [1, 2]
+    assert made[1][1] == pytest.approx(made[0][1], abs=1e-6)
+    assert relative_error(made[1][2], made[0][2]) < 1e-5
+
+
+def test_fsdp_that_would_not_shard_is_refused(tiny_student, eight, tmp_path, monkeypatch):
+    """On a CPU accelerate would train a whole copy in every process, and not say so."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainingError, match="the parameters are not sharded"):
+        Trainer(open_model(tiny_student, "student").model, Said(), plan_of(eight), SCHEDULE, tmp_path).fit()
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_another_precision_than_the_launchers_is_refused(tiny_student, eight, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(TrainingError, match="the launcher asks for mixed precision 'fp16', this training for none"):
+        Trainer(open_model(tiny_student, "student").model, Said(), plan_of(eight), SCHEDULE, tmp_path)
 
 
 def test_a_finished_run_is_not_trained_further(tiny_student, eight, tmp_path):
@@ -286,12 +385,10 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_step(tiny_student, ei
     assert [line["step"] for line in log_of(tmp_path)] == [1]
 
 
-def test_every_item_of_a_step_is_in_one_part_and_too_few_are_an_error():
+def test_a_step_is_cut_into_parts_of_neighbours_and_too_few_items_are_an_error():
     steps = Steps(lambda step: [10 * step + i for i in range(7)], steps=3, parts=3)
     assert len(steps) == 9
-    seen = [steps[i] for i in range(3, 6)]
-    assert [step for step, _ in seen] == [1, 1, 1]
-    assert sorted(x for _, items in seen for x in items) == list(range(10, 17))
+    assert [steps[i] for i in range(3, 6)] == [(1, [10, 11]), (1, [12, 13]), (1, [14, 15, 16])]
     with pytest.raises(ValueError, match=r"step 0 holds 7 items, too few for 8 micro-batches"):
         Steps(lambda step: list(range(7)), steps=1, parts=8)[0]
 
