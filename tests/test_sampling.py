@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import open_model, under_lora
+from earwitness.learn.cache import growing_cache
 from earwitness.learn.noise import uniforms
 from earwitness.learn.sampling import Decoding, draw, room, sample
 from tensors import root
@@ -128,6 +129,40 @@ def test_a_long_neighbour_does_not_cut_a_sample_short(listener):
     assert beside[0] == alone
     assert max(len(s.ids) for s in alone) > 4
     assert all(len(s.ids) <= 4 for s in beside[1])
+
+
+def test_a_prompt_is_run_and_remembered_once_for_all_of_its_samples(local):
+    """Its keys and values are not copied for each sample: that is most of the memory of sampling."""
+    names = [name for name, _ in local.model.named_modules() if name.endswith("language_model.layers.0.self_attn")]
+    layer = local.model.get_submodule(names[0])
+    shapes = []
+
+    def look(module, args, kwargs, output):
+        shapes.append((tuple(kwargs["hidden_states"].shape[:2]), tuple(kwargs["past_key_values"].layers[0].keys.shape)))
+
+    hook = layer.register_forward_hook(look, with_kwargs=True)
+    try:
+        two = roots(local)[:2]
+        sample(local.model, two, 6, decoding(local, stop=(), max_tokens=5), [("a",), ("b",)])
+    finally:
+        hook.remove()
+    longest = max(len(one.ids) for one in two)
+    assert [asked for asked, _ in shapes] == [(2, longest), *[(2, 6)] * 4]
+    assert all(kept[0] == 2 and kept[2] < 2 * (longest + 5 * 6) for _, kept in shapes)
+
+
+def test_a_cache_that_grows_holds_what_was_put_into_it():
+    cache = growing_cache()
+    parts = [torch.randn(3, 2, n, 4, generator=torch.Generator().manual_seed(n)) for n in (5, 1, 1, 40, 2)]
+    for n, part in enumerate(parts):
+        keys, values = cache.update(part, part + 1, 0)
+        whole = torch.cat(parts[: n + 1], -2)
+        assert torch.equal(keys, whole)
+        assert torch.equal(values, whole + 1)
+        assert cache.get_seq_length() == whole.shape[-2]
+    cache.batch_select_indices(torch.tensor([2, 0]))
+    keys, _ = cache.update(parts[1][[2, 0]], parts[1][[2, 0]], 0)
+    assert torch.equal(keys, torch.cat([*parts, parts[1]], -2)[[2, 0]])
 
 
 def test_an_adapter_takes_part_in_sampling(tiny_student):

@@ -1,4 +1,4 @@
-"""Sampling in process: every prompt is run once, its cache branched to the samples, finished samples dropped.
+"""Sampling in process: every prompt is run and remembered once for all of its samples, finished samples are dropped.
 
 The model may be any transformers model whose forward takes a cache; positions are explicit, so families
 with M-RoPE decode like the others. What is forbidden, media placeholders above all, can never be sampled.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from earwitness.learn.inputs import inputs
 from earwitness.learn.losses import headless, window
 from earwitness.learn.noise import uniforms
 from earwitness.learn.tree import Packed, Root, Tree, pack
+
+KEPT = 7 / 8  # what is finished is forgotten once it is more than the rest: forgetting copies what is kept
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,8 @@ def sample(
     model.eval()
     try:
         with dense(model):
-            state = _prefill(model, roots, samples, decoding)
-            noise = _noise(keys, samples, max(limits), decoding.temperature).to(state.last.device)
-            flat = _decode(model, state, noise, limits, decoding)
+            noise = _noise(keys, samples, max(limits), decoding.temperature)
+            flat = _decode(model, _prefill(model, roots, noise, decoding), limits, decoding)
     finally:
         model.train(was_training)
     return [flat[i : i + samples] for i in range(0, len(flat), samples)]
@@ -73,18 +75,27 @@ def room(model: Any, root: Root, max_tokens: int) -> int:
 
 @dataclass
 class _State:
+    """What is being decoded: R rows, one a root, of G slots, one a sample, that see their root and themselves.
+
+    A row goes on as the prefix tree that it will be when it is trained on: the root is remembered once, and each step
+    adds one token per slot.
+    """
+
     cache: Any
-    visible: Tensor  # (B, L) which cached positions each sample may look at
-    position: Tensor  # (B) or (3, B): where the next token stands
-    last: Tensor  # (B, D) hidden state that predicts the next token
+    visible: Tensor  # (R, 1, G, L) which remembered tokens each slot looks at
+    position: Tensor  # (R, G) or (3, R, G): where the next token stands
+    last: Tensor  # (R, G, D) hidden state that predicts the next token
+    noise: Tensor  # (R, G, steps)
+    sample: list[list[int]]  # (R, G) whose slot it is, counted over all roots
 
 
-def _prefill(model: Any, roots: Sequence[Root], samples: int, decoding: Decoding) -> _State:
-    from transformers import DynamicCache
+def _prefill(model: Any, roots: Sequence[Root], noise: Tensor, decoding: Decoding) -> _State:
+    from earwitness.learn.cache import growing_cache
 
     inner = unwrapped(model)
+    samples = noise.shape[1]
     batch: Packed = pack([Tree(root, ()) for root in roots], decoding.pad_id).to(inner.device)
-    cache = DynamicCache()
+    cache = growing_cache()
     hidden = _run(inner, batch.input_ids, batch.mask, batch.position_ids, cache, batch.media)
     lengths = torch.tensor([len(root.ids) for root in roots], device=hidden.device)
     visible = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
@@ -92,13 +103,13 @@ def _prefill(model: Any, roots: Sequence[Root], samples: int, decoding: Decoding
     following = batch.position_ids.masked_fill(~visible, -1).amax(-1) + 1
     if following.dim() == 2:  # M-RoPE: text goes on after the furthest of the three axes
         following = following.amax(0).expand(3, -1)
-    if samples > 1:
-        cache.batch_repeat_interleave(samples)
     return _State(
         cache,
-        visible.repeat_interleave(samples, 0),
-        following.repeat_interleave(samples, -1),
-        last.repeat_interleave(samples, 0),
+        visible[:, None, None].expand(-1, -1, samples, -1),
+        following[..., None].expand(*following.shape, samples),
+        last[:, None].expand(-1, samples, -1),
+        noise.to(hidden.device),
+        [[row * samples + s for s in range(samples)] for row in range(len(roots))],
     )
 
 
@@ -117,39 +128,62 @@ def _run(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, m
 
 
 def _noise(keys: Sequence[tuple[object, ...]], samples: int, steps: int, temperature: float) -> Tensor:
-    """Return (samples of all keys, steps) noise; greedy decoding needs none."""
+    """Return (keys, samples, steps) noise; greedy decoding needs none."""
     if not temperature:
-        return torch.zeros(len(keys) * samples, steps, dtype=torch.float64)
-    return torch.stack([torch.from_numpy(uniforms(steps, *key, s)) for key in keys for s in range(samples)])
+        return torch.zeros(len(keys), samples, steps, dtype=torch.float64)
+    return torch.from_numpy(np.stack([[uniforms(steps, *key, s) for s in range(samples)] for key in keys]))
 
 
-def _decode(model: Any, state: _State, noise: Tensor, limits: Sequence[int], decoding: Decoding) -> list[Sampled]:
+def _decode(model: Any, state: _State, limits: Sequence[int], decoding: Decoding) -> list[Sampled]:
     inner = unwrapped(model)
     drawn: list[list[int]] = [[] for _ in limits]
     stopped = [False] * len(drawn)
-    active = list(range(len(drawn)))
+    going = set(range(len(drawn)))
     for step in range(max(limits)):
-        tokens = draw(inner.lm_head(state.last), noise[active, step], decoding)
-        for n, token in zip(active, tokens.tolist(), strict=True):
-            drawn[n].append(token)
-            stopped[n] = token in decoding.stop
-        going = [i for i, n in enumerate(active) if not stopped[n] and step + 1 < limits[n]]
+        logits = inner.lm_head(state.last)
+        tokens = draw(logits.flatten(0, 1), state.noise[..., step].flatten(), decoding).view(state.last.shape[:2])
+        for row, said in zip(state.sample, tokens.tolist(), strict=True):
+            for n, token in zip(row, said, strict=True):
+                if n in going:
+                    drawn[n].append(token)
+                    stopped[n] = token in decoding.stop
+                    if stopped[n] or step + 1 == limits[n]:
+                        going.remove(n)
         if not going:
             break
-        if len(going) < len(active):
-            _keep(state, torch.tensor(going, device=tokens.device))
-            tokens, active = tokens[going], [active[i] for i in going]
-        state.visible = torch.nn.functional.pad(state.visible, (0, 1), value=True)
-        mask = state.visible[:, None, None]
-        state.last = _run(inner, tokens[:, None], mask, state.position[..., None], state.cache, {})[:, -1]
-        state.position = state.position + 1
+        tokens = _drop(state, tokens, going)
+        _advance(inner, state, tokens)
     return [Sampled(tuple(ids), done) for ids, done in zip(drawn, stopped, strict=True)]
 
 
-def _keep(state: _State, rows: Tensor) -> None:
-    state.cache.batch_select_indices(rows)
-    state.visible = state.visible[rows]
-    state.position = state.position.index_select(-1, rows)
+def _advance(model: Any, state: _State, tokens: Tensor) -> None:
+    """Run the model over the next token (R, G) of every slot: it sees what the slot saw so far, and itself."""
+    slots = tokens.shape[1]
+    itself = torch.eye(slots, dtype=torch.bool, device=tokens.device).expand(len(tokens), 1, -1, -1)
+    state.visible = torch.cat([state.visible, itself], -1)
+    state.last = _run(model, tokens, state.visible, state.position, state.cache, {})
+    state.position = state.position + 1
+
+
+def _drop(state: _State, tokens: Tensor, going: set[int]) -> Tensor:
+    """Forget rows and slots that are no longer needed, and return the tokens (R, G) of those that are left.
+
+    Rows keep as many slots as the fullest needs: a finished sample may go on beside the others, unheard.
+    """
+    rows = [r for r, row in enumerate(state.sample) if not going.isdisjoint(row)]
+    width = max(sum(n in going for n in state.sample[r]) for r in rows)
+    if len(rows) * width > KEPT * tokens.numel():
+        return tokens
+    slots = [sorted(range(tokens.shape[1]), key=lambda s: state.sample[r][s] not in going)[:width] for r in rows]
+    state.sample = [[state.sample[r][s] for s in kept] for r, kept in zip(rows, slots, strict=True)]
+    if len(rows) < len(tokens):
+        state.cache.batch_select_indices(torch.tensor(rows, device=tokens.device))
+    row = torch.tensor(rows, device=tokens.device)[:, None]
+    slot = torch.tensor(slots, device=tokens.device)
+    state.visible = state.visible[row, 0, slot][:, None]
+    state.position = state.position[..., row, slot]
+    state.noise = state.noise[row, slot]
+    return tokens[row, slot]
 
 
 def draw(logits: Tensor, noise: Tensor, decoding: Decoding) -> Tensor:
