@@ -134,6 +134,14 @@ def _add_small(commands: Commands) -> None:
     sub.add_argument("--end", type=float, help="seconds")
     sub.add_argument("--prompt", choices=["direct", "think"], help="default: the one that the model was trained with")
     sub.add_argument("--max-tokens", type=int, default=256)
+    sub = _command(commands, "merge", merge, "Merge an adapter into its base: a model's folder like any other.")
+    sub.add_argument("checkpoint", help="an adapter's folder, or RUN/ARM of a finished run")
+    sub.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must not exist yet")
+    sub.add_argument(
+        "--tolerance",
+        type=float,
+        help="nats that a log-probability may move by (default: 0.001, or 0.1 for weights stored in 16 bits)",
+    )
 
 
 def _add_world(commands: Commands) -> None:
@@ -243,6 +251,16 @@ def listen(arguments: argparse.Namespace) -> int:
             arguments.max_tokens,
         )
     )
+    return 0
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """`earwitness merge`."""
+    from earwitness.listen import model_spec
+    from earwitness.models.merge import merge
+
+    gap = merge(model_spec(arguments.checkpoint), arguments.out, arguments.tolerance)
+    print(f"wrote {arguments.out}; the largest change of a log-probability is {gap:.2g} nats")
     return 0
 
 

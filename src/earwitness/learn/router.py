@@ -43,17 +43,21 @@ def branches_below(batch: Packed) -> Tensor:
 
 @contextmanager
 def routed(model: Any) -> Iterator[list[Tensor]]:
-    """Collect the router logits (R L, E) of every layer in the forward passes inside: one list, one entry a layer."""
-    inner = unwrapped(model)
-    text = inner.config.get_text_config()
-    before, seen = text.output_router_logits, list[Tensor]()
-    text.output_router_logits = True
-    hook = inner.register_forward_hook(lambda module, given, output: seen.extend(output.router_logits))
+    """Collect the router logits (R L, E) of every layer in a forward pass inside: one list, one entry a layer.
+
+    The model without its head is asked for them: with its head it would make a loss of its own, of a mask (R, L).
+    """
+    body = getattr(unwrapped(model), unwrapped(model).base_model_prefix)
+    seen: list[Tensor] = []
+    ask = body.register_forward_pre_hook(
+        lambda _, a, named: (a, named | {"output_router_logits": True}), with_kwargs=True
+    )
+    keep = body.register_forward_hook(lambda module, given, output: seen.extend(output.router_logits))
     try:
         yield seen
     finally:
-        hook.remove()
-        text.output_router_logits = before
+        ask.remove()
+        keep.remove()
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import torch
 
 from earwitness.config import Model
 from earwitness.learn.families import FAMILIES, Family, family_of
+from earwitness.learn.router import has_router
 from earwitness.models.features import LongClips
 from earwitness.models.places import ModelError, place_of
 
@@ -106,6 +107,8 @@ def _model(place: Path, spec: Model, family: Family, four_bit: bool) -> Any:
     if missing:
         some = ", ".join(missing[:3])
         raise ModelError(f"{place} lacks {len(missing)} weights of a {family.model_class} ({some}): is it complete?")
+    if has_router(model):
+        model.config.get_text_config().output_router_logits = False  # its own loss would trip over the tree's masks
     # What is trained from it names its base by this: a path of this machine's cache would mean nothing elsewhere.
     model.name_or_path = model.config._name_or_path = f"world:{spec.name}" if spec.kind == "world" else spec.name
     return model
@@ -123,6 +126,16 @@ def _check(place: Path, family: Family, model: Any, tokenizer: Any) -> None:
             f"the tokenizer of {place} reads {family.placeholder} as token {read}, its model takes {meant} for sound: "
             "they do not belong together"
         )
+
+
+def stored_dtype(spec: Model) -> torch.dtype:
+    """Return the precision in which a model's files hold its weights, as its configuration states it."""
+    import transformers
+
+    place = resolve(place_of(spec), spec.revision)
+    config = _read(place, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
+    found = getattr(config, "dtype", None) or torch.float32
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
