@@ -337,6 +337,8 @@ def test_a_fingerprint_is_of_content_and_for_what_cannot_be_hashed_of_name_and_r
     assert adapted == "digest of student *.safetensors *.json+digest of adapter *.safetensors *.json"
     assert fingerprint(Model(kind="local", name="org/model", revision="abc"), digest) == "org/model@abc"
     assert fingerprint(Model(kind="local", name="org/model"), digest) == "org/model@unstated"
+    cut = Model(kind="local", name="org/model", revision="abc", long_clips="truncate")
+    assert fingerprint(cut, digest) == "org/model@abc+truncate", "the same clips are heard otherwise"
 
 
 def test_a_model_in_a_folder_is_called_by_the_folders_name(tiny_student, listener):

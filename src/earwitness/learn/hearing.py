@@ -23,11 +23,11 @@ def hear(model: Any, media: Mapping[str, Tensor], count: int) -> dict[str, Tenso
     """
     inner = unwrapped(model)
     ids = torch.full((1, count), inner.config.audio_token_id, device=inner.device)
-    given = inputs(inner, ids, {name: t.to(inner.device) for name, t in media.items()})
+    here = {name: t.to(inner.device) for name, t in media.items()}
     was_training = inner.training
     inner.eval()
     try:
-        with headless(inner), _speechless(inner):
+        with headless(inner), _speechless(inner), inputs(inner, ids, here) as given:
             read: Tensor = inner(**given, attention_mask=torch.ones_like(ids), use_cache=False).logits
     finally:
         inner.train(was_training)

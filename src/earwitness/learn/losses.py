@@ -35,9 +35,9 @@ def _forward(model: Any, batch: Packed, read: Callable[[Tensor], Tensor]) -> Ten
     last = int(batch.position_ids.max())
     if last >= window(model):
         raise ValueError(f"a sequence reaches position {last}, the model's window ends at {window(model)}: shorten it")
-    with headless(model, read):
+    with headless(model, read), inputs(model, batch.input_ids, batch.media) as given:
         output = model(
-            **inputs(model, batch.input_ids, batch.media),
+            **given,
             attention_mask=attention_mask(model, batch),
             position_ids=batch.position_ids,
             use_cache=False,

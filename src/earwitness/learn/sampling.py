@@ -115,9 +115,9 @@ def _prefill(model: Any, roots: Sequence[Root], noise: Tensor, decoding: Decodin
 
 def _run(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, media: Mapping[str, Tensor]) -> Tensor:
     """Return the hidden states (B, L, D) of the next tokens, which the cache remembers."""
-    with headless(model):
+    with headless(model), inputs(model, ids, media) as given:
         output = model(
-            **inputs(model, ids, media),
+            **given,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,

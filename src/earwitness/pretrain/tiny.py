@@ -32,11 +32,16 @@ CHAT_TEMPLATE = (
 
 
 def write_tiny(spec: Model, fallback: str, place: Path) -> None:
-    """Write a random model of the class that `spec` names: its own configuration's type where that can be read."""
-    kind = _type_of(spec) or fallback
+    """Write a random model of the class that `spec` names, where its configuration can be read and the class is known.
+
+    Otherwise one of the `fallback` class stands in for it.
+    """
+    bodies = {"qwen2_audio": _listener, "qwen2_5_vl": _watcher, "qwen2": _reader, "qwen3": _reader}
+    stated = _type_of(spec)
+    kind = stated if stated in bodies else fallback
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
-    model = {"qwen2_audio": _listener, "qwen2_5_vl": _watcher}.get(kind, _reader)(tokenizer)
+    model = bodies[kind](tokenizer)
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
     if kind == "qwen2_audio":
