@@ -118,7 +118,6 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path, capsys):
     assert finished.items() <= worlds.finished(tmp_path / "full" / "small").items()
 
 
-@pytest.mark.xfail(reason="the way in which PyTorch's archive writer says that the disk is full is not known yet")
 def test_a_disk_that_takes_the_weights_and_not_the_optimizer_is_full_too(tmp_path, capsys):
     config = worlds.world_config(**SMALL)
     place = worlds.save(config, tmp_path / "small.toml")

@@ -106,3 +106,11 @@ def test_where_and_how_much_is_no_part_of_what_is_made():
     moved = worlds.world_config(sft={"micro_batch": 1, "checkpoint_every": 7}, train={"parallel": 9})
     assert digest(moved.sft.identity()) == digest(config.sft.identity())
     assert digest(worlds.world_config(sft={"steps": 4}).sft.identity()) != digest(config.sft.identity())
+
+
+def test_what_is_measured_does_not_depend_on_where():
+    config = shipped("world.toml")
+    for override in ("train.parallel=2", "train.processes=4", "sft.micro_batch=3", "models.student.device=cpu"):
+        assert shipped("world.toml", override).measured() == config.measured()
+    for override in ("questions.limit=7", "exams.limit=7", "sft.steps=7", "train.seeds=[2]", "arms.new=[]"):
+        assert shipped("world.toml", override).measured() != config.measured()

@@ -224,7 +224,7 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
     local = {role: first.bench.model_source(spec) for role, spec in config.models.items() if spec.kind != "served"}
     meta = {
         "version": __version__,
-        "config_sha256": digest(config.model_dump(mode="json"), 64),
+        "config_sha256": config.measured(),
         "weights_sha256": digest(local, 64),
     }
     sittings = [sitting for s in stories for sitting in s.sittings]

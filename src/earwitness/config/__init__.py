@@ -165,6 +165,14 @@ class RunConfig(Section):
         }
         return tomli_w.dumps(data)
 
+    def measured(self) -> str:
+        """Return the sha256 of all that decides a run's results: not where it ran, nor how many processes it had."""
+        parts = {name: part.identity() for name, part in self if isinstance(part, Section)}
+        models = {role: model.identity() for role, model in self.models.items()}
+        plain = self.model_dump(mode="json", include={"name", "seed", "arms", "variants"})
+        limits = [self.questions.limit, self.exams.limit]
+        return digest(plain | parts | {"models": models, "limits": limits}, 64)
+
     def variant(self, name: str) -> RunConfig:
         """Return the configuration of a variant: this one with the variant's overrides, and without variants."""
         data = self.model_dump(mode="json", by_alias=True) | {"variants": {}}

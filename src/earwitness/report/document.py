@@ -193,6 +193,8 @@ def _signs(cell: Cell, seeds: int) -> str:
         return "no trained seeds"
     if seeds == 1:
         return "one seed only"
+    if not cell["difference"]:
+        return "no difference at all"
     return f"same sign on all {seeds} seeds" if cell["same_sign"] else f"not the same sign on all {seeds} seeds"
 
 

@@ -66,7 +66,7 @@ def _ladder(
         _rungs(axis, cells, rows, names)
         if (guess := chance.get(panel)) is not None:
             axis.axvline(guess, color=GREY, linestyle="--", linewidth=1, zorder=0)
-            axis.annotate("guessing", (guess, 1), (2, -2), xycoords=("data", "axes fraction"), color=GREY,
+            axis.annotate("guessing", (guess, 1), (-9, -2), xycoords=("data", "axes fraction"), color=GREY,
                           textcoords="offset points", fontsize=7, rotation=90, va="top")  # fmt: skip
         axis.set_title(_panel_title(*panel))
         axis.set_xlabel("accuracy (%)")
@@ -155,6 +155,8 @@ def _pools(traces: Sequence[Mapping[str, Any]]) -> Figure | None:
         (0.19, "absent_sound", ORANGE, "////", "thinking claims an absent sound"),
     ):
         heights = [i + offset for i, t in enumerate(known) if t[key] is not None]
+        if not heights:
+            continue  # not known of any pool: no place in the legend
         values = [t[key] for t in known if t[key] is not None]
         axis.barh(heights, values, 0.36, color=colour, hatch=hatch, edgecolor="white", label=label)
         for height, value in zip(heights, values, strict=True):

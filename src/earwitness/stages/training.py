@@ -22,7 +22,7 @@ from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
 
 NO_MEMORY = "can't allocate memory"  # as torch says it of the CPU's
-FULL_DISK = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed")  # as libraries word it
+FULL_DISK = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed", "iostream error", "unexpected pos")  # as libraries word it
 
 
 @dataclass(frozen=True)
