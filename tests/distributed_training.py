@@ -7,6 +7,7 @@ and torch's (`fully_shard` on CPUs with gloo).
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from dataclasses import replace
@@ -88,6 +89,7 @@ def pretended_gpus():
 
 def main(student: str, out: Path) -> None:
     """Train everything that tests/test_processes.py looks at."""
+    gc.freeze()  # Trainer collects garbage often, and what is imported is none
     for accumulation in (1, 2):
         train(student, out / f"said-{accumulation}", steps=1, accumulation=accumulation, clip=1e9)
         train(student, out / f"practised-{accumulation}", practice=1, steps=1, accumulation=accumulation, clip=1e9)
@@ -95,11 +97,10 @@ def main(student: str, out: Path) -> None:
     for stop_at in (4, None):
         train(student, out / "killed", practice=2, stop_at=stop_at)
     with pretended_gpus():
-        for kind in ("full", "lora"):
-            train(student, out / f"fsdp-{kind}", kind, steps=4)
-            for stop_at in (3, None):
-                train(student, out / f"fsdp-{kind}-killed", kind, stop_at=stop_at, steps=4)
-        train(student, out / "fsdp-checkpointing", steps=1, checkpointing=True)
+        train(student, out / "fsdp-full", steps=4)
+        for stop_at in (3, None):
+            train(student, out / "fsdp-killed", stop_at=stop_at, steps=4)
+            train(student, out / "fsdp-lora", "lora", stop_at=stop_at, steps=4, checkpointing=True)
     os.environ["ACCELERATE_USE_FSDP"] = "true"
     try:
         train(student, out / "not-sharded")
