@@ -1,0 +1,95 @@
+"""The benchmarks run, say what they promise, and compare what is equal. Nothing here looks at a clock."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """What a benchmark says on its last line, at its smallest."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def run(name, *options):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--tiny", *options])
+        module.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def positive(*numbers) -> bool:
+    return all(math.isfinite(number) and number > 0 for number in numbers)
+
+
+def test_the_prefix_tree_computes_what_separate_rows_compute(said):
+    made = said("prefix_tree", "--runs", "1")
+    ratios = [f"{work}_{cost}_ratio" for work in ("policy", "sft", "lora") for cost in ("time", "memory")]
+    assert positive(*(made[name] for name in [*ratios, "logprob_time_ratio", "policy_share_of_limit"]))
+    assert made["largest_gap"] < 1e-5
+
+
+def test_a_step_of_practice_is_trls_on_the_same_completions(said):
+    made = said("grpo_step", "--runs", "1")
+    assert positive(*(made[f"{part}_time_ratio"] for part in ("step", "sampling", "update")))
+    assert made["reward_gap"] < 1e-6
+    assert made["loss_gap"] < 1e-6
+    assert made["gradient_norm_gap"] < 1e-5
+    assert made["gradient_norm"] > 1e-2
+
+
+def test_the_gpu_benchmark_runs_where_there_is_none(said):
+    made = said("gpu", "--repeats", "1")
+    assert made["device"]
+    assert made["versions"]["torch"]
+    arms = {(row["clip_seconds"], row["arm"]): row for row in made["updates"]}
+    assert len(arms) == 8
+    for seconds in (1.0, 4.0):
+        rows = [arms[seconds, name] for name in ("naive", "tree, dense", "tree, FSDP2")]
+        for row in rows:
+            assert positive(row["step_seconds"], row["tokens_per_second"], row["peak_gib"], row["share_of_matrix_rate"])
+            assert row["loss"] == pytest.approx(rows[0]["loss"], abs=0.02)  # 16 bits
+        if "not_run" in arms[seconds, "tree, blocks"]:
+            assert "block masks" in arms[seconds, "tree, blocks"]["not_run"]
+
+
+def test_arms_take_turns_in_fresh_processes(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    measure = importlib.import_module("measure")
+    order = []
+
+    def arm(name):
+        def run():
+            order.append(name)
+            return {"seconds": 2.0 if name == "a" else 1.0}
+
+        return run
+
+    results = measure.take_turns({"a": arm("a"), "b": arm("b")}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert measure.ratio(results, "a", "b", "seconds") == 2
+    assert measure.fresh("-c", """print("words"); print('{"x": 1}')""")() == {"x": 1}
+    with pytest.raises(SystemExit, match="failed with status 3"):
+        measure.fresh("-c", "raise SystemExit(3)")()
+
+
+def test_the_peak_is_what_the_work_needed_at_once(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    measure = importlib.import_module("measure")
+
+    def work():
+        for _ in range(3):
+            bytearray(64 * 2**20)
+
+    _, costs = measure.measured(work)
+    assert 60 < costs["mebibytes"] < 80
