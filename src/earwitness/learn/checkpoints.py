@@ -17,6 +17,10 @@ class TrainingError(Exception):
     """A training that must not start, or cannot go on: the message says why and what would do."""
 
 
+class NotFinite(TrainingError, FloatingPointError):  # noqa: N818 - named for what it is
+    """A loss that is no number: the step is not taken."""
+
+
 def complete_checkpoints(folder: Path) -> dict[int, Path]:
     """Return a folder's complete checkpoints by their step, in order; one whose saving was cut short does not count."""
     found = {int(file.parent.name.split("-")[1]): file.parent for file in folder.glob(f"checkpoint-*/{COMPLETE}")}

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from earwitness.learn.checkpoints import (
     COMPLETE,
+    NotFinite,
     TrainingError,
     complete,
     complete_checkpoints,
@@ -229,12 +230,12 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         return scaled
 
     def _add_up(self, totals: Totals, device: torch.device) -> None:
-        """Sum a step's terms over the processes. Raises FloatingPointError before a loss that is no number harms."""
+        """Sum a step's terms over the processes. Raises NotFinite before a loss that is no number harms."""
         step, names = self.state.global_step + 1, sorted(totals.terms)
         local = torch.stack([totals.terms[name].to(device) for name in names])
         values = dict(zip(names, self.accelerator.reduce(local, reduction="sum").tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(f"step {step}: the loss is not finite ({values}); lower the learning rate")
+            raise NotFinite(f"step {step}: the loss is not finite ({values}); lower the learning rate")
         self.pending = {**values, **totals.counts}
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *rest: Any, **named: Any) -> None:
