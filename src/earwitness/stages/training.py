@@ -22,7 +22,15 @@ from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
 
 NO_MEMORY = "can't allocate memory"  # as torch says it of the CPU's
-FULL_DISK = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed", "iostream error", "unexpected pos")  # as libraries word it
+# How libraries say that the disk is full.
+FULL_DISK = (
+    "No space left",
+    "File too large",
+    "quota exceeded",
+    "PytorchStreamWriter failed",
+    "iostream error",
+    "unexpected pos",
+)
 
 
 @dataclass(frozen=True)
