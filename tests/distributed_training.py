@@ -21,7 +21,8 @@ from accelerate.state import AcceleratorState, DistributedType, GradientState
 import conftest
 from earwitness.learn.checkpoints import TrainingError, sharded, whole_weights
 from earwitness.learn.trainer import Trainer
-from objectives import SCHEDULE, KilledError, Practised, Said, lessons, plan_of, tasks
+from earwitness.stages import training as stages
+from objectives import SCHEDULE, KilledError, Practised, Said, lessons, plan_of, stage_job, tasks
 
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -101,6 +102,8 @@ def main(student: str, out: Path) -> None:
         for stop_at in (3, None):
             train(student, out / "fsdp-killed", stop_at=stop_at, steps=4)
             train(student, out / "fsdp-lora", "lora", stop_at=stop_at, steps=4, checkpointing=True)
+        AcceleratorState._reset_state()
+        stages.train(stage_job(student, out / "stage"))
     os.environ["ACCELERATE_USE_FSDP"] = "true"
     try:
         train(student, out / "not-sharded")

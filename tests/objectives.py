@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from earwitness.config import Model, Sft
 from earwitness.learn.losses import cross_entropy, token_logprobs
 from earwitness.learn.policy import PolicySettings, Rollout, Task, policy_terms, roll_out
 from earwitness.learn.sampling import Decoding
 from earwitness.learn.trainer import Schedule
 from earwitness.learn.tree import Branch, Packed, Tree, pack
-from tensors import random_ids, root
+from earwitness.records import Lesson, Question
+from earwitness.stages.training import TrainingJob
+from tensors import clip, random_ids, root
 
 SCHEDULE = Schedule(
     steps=6, learning_rate=1e-2, warmup=0.34, schedule="cosine", weight_decay=0.01, clip=1.0, checkpoint_every=2,
@@ -91,6 +95,15 @@ def tasks(local, count=8):
 
 class KilledError(Exception):
     pass
+
+
+def stage_job(student, folder):
+    """An sft stage's whole job: an adapter that learns to answer questions about four scenes."""
+    questions = [Question(id=f"world/{n}", clip=clip(n), text="which sound is heard ?") for n in range(4)]
+    lesson = Lesson(think=None, answer="dog", index=None, pools=("all",), by="teacher")
+    settings = Sft(steps=2, batch=5, learning_rate=1e-2, tuning="lora", checkpoint_every=1)
+    base = Model(kind="local", name=str(student))
+    return TrainingJob("sft", settings, base, None, tuple((q, lesson) for q in questions), 1, Path(folder), "key")
 
 
 def plan_of(items, stop_at=None, updates=1):

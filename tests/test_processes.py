@@ -18,9 +18,12 @@ from safetensors.torch import load_file
 
 import worlds
 from conftest import open_model, under_lora
+from earwitness.config import Model
 from earwitness.learn.checkpoints import complete_checkpoints, restore
 from earwitness.learn.trainer import Trainer
-from objectives import SCHEDULE, Practised, Said, lessons, plan_of, tasks
+from earwitness.models import connect
+from earwitness.stages.training import train
+from objectives import SCHEDULE, Practised, Said, lessons, plan_of, stage_job, tasks
 from tensors import gradients, relative_error
 
 SCRIPT = Path(__file__).parent / "distributed_training.py"
@@ -126,6 +129,18 @@ def test_a_sharded_model_is_saved_whole(two, tiny_student):
     saved = load_file(adapter / "adapter_model.safetensors")
     inside = {name.replace(".default.", "."): v for name, v in left(two / "fsdp-lora")["weights"].items()}
     assert len(saved) > 10 and all(torch.equal(value, inside[name]) for name, value in saved.items())
+
+
+def test_a_whole_stage_in_shards_leaves_a_model_that_can_be_asked(two, tiny_student, tmp_path):
+    """Every process hears its own clips: keeping what the encoder makes of them would need all processes at once."""
+    train(stage_job(tiny_student, tmp_path))
+    ours, theirs = (load_file(place / "final" / "adapter_model.safetensors") for place in (two / "stage", tmp_path))
+    assert all(torch.allclose(ours[name], value, atol=1e-4) for name, value in theirs.items())
+    names = [sorted(p.name for p in (place / "final").iterdir()) for place in (two / "stage", tmp_path)]
+    assert set(names[1]) - set(names[0]) <= {"README.md"} and set(names[0]) <= set(names[1])
+    spec = Model(kind="local", name=str(tiny_student), adapter=str(two / "stage" / "final"))
+    local = connect(spec, "student")
+    assert local.trained_prompt == "direct"
 
 
 def test_fsdp_that_does_not_shard_is_refused_in_every_process(two):

@@ -127,6 +127,12 @@ def launcher_around() -> Launcher | None:
     )
 
 
+def in_shards() -> bool:
+    """Whether this process trains a share of a model: a forward pass then needs every process at once."""
+    launcher = launcher_around()
+    return launcher is not None and launcher.shards
+
+
 def _zero_stage(deepspeed: Mapping[str, Any]) -> int:
     if "deepspeed_config_file" not in deepspeed:
         return _whole(deepspeed.get("zero_stage")) or 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from earwitness.config import Grpo, Model, Optimisation
-from earwitness.launcher import launcher_around
+from earwitness.launcher import in_shards
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
 from earwitness.stages.student import FINAL, Student, save
@@ -240,9 +240,7 @@ def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
         from earwitness.stages.choose import keep_best
 
         chosen = keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
-    launcher = launcher_around()
-    shards = launcher is not None and launcher.shards
-    save(job, student, prompt, complete_checkpoints(job.folder)[job.settings.steps] if shards else None)
+    save(job, student, prompt, complete_checkpoints(job.folder)[job.settings.steps] if in_shards() else None)
     return chosen
 
 
