@@ -19,8 +19,10 @@ from earwitness.learn.router import (
     router_weight,
 )
 from earwitness.learn.tree import Branch, Fork, Root, Tree, pack
+from earwitness.stages.sft import Supervised
 from tensors import gradients, relative_error
 from test_families import adapted, open_family, separate, trees
+from test_student import lessons
 from tiny_families import write_family
 
 
@@ -101,12 +103,12 @@ def test_it_goes_with_the_forward_that_scores_also_under_adapters(folder, checkp
 
 def test_models_without_routers_have_none(listener):
     assert not has_router(listener.model)
-    assert router_weight(listener.model) == 0
+    assert router_weight(listener.model) == {}
     assert router_counts(listener.model, None) == {}
 
 
 def test_the_weight_is_the_models_own(local):
-    assert router_weight(local.model) == pytest.approx(0.001)
+    assert router_weight(local.model) == {"router": pytest.approx(0.001)}
 
 
 bushes = st.recursive(
@@ -145,3 +147,18 @@ def test_a_balanced_router_has_the_least_loss():
     loss.backward()
     assert loss.item() == pytest.approx(2.0)
     assert logits[0].grad.abs().max() < 1e-7
+
+
+def test_supervised_training_adds_the_router_loss_for_mixtures_alone(listener, local):
+    """Its terms in a step that is cut in two equal those of the whole step."""
+    assert list(Supervised(listener).weights) == ["ce"]
+    objective = Supervised(local)
+    assert objective.weights["router"] > 0
+    items = lessons(clips=2, questions=1, each=2)
+    parts = [objective.prepare(local.model, part, 0) for part in (items[:2], items[2:])]
+    totals = {name: sum(p.counts()[name] for p in parts) for name in parts[0].counts()}
+    cut = [objective.terms(local.model, part, totals) for part in parts]
+    whole = objective.terms(local.model, objective.prepare(local.model, items, 0), totals)
+    assert set(whole) == {"ce", "router"}
+    for name, term in whole.items():
+        assert sum(float(c[name]) for c in cut) == pytest.approx(float(term), rel=1e-4)

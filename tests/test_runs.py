@@ -56,6 +56,17 @@ def test_a_run_leaves_what_it_promises(finished):
     assert {p.name for p in finished.glob("checkpoints/*")} < set(timings)
 
 
+def test_practice_leaves_its_rollouts_as_rows(finished):
+    (file,) = finished.glob("checkpoints/grpo-*/rollouts.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1] * 4 + [2] * 4  # two questions, groups of two
+    assert {row["index"] for row in rows} == {0, 1}
+    assert all(row["id"].startswith("world/train/") and row["finish"] in ("stop", "length") for row in rows)
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert first["id"] == second["id"]
+        assert first["advantage"] + second["advantage"] == pytest.approx(0, abs=1e-5)
+
+
 def test_the_report_holds_what_the_rows_say(finished):
     report = json.loads((finished / "report.json").read_text())
     assert {cell["arm"] for cell in report["rows"]} == set(CONFIG.arms)

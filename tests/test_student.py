@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from conftest import open_model
-from earwitness.config import Model, Sft
+from earwitness.config import Grpo, Model, Sft
 from earwitness.models.places import ModelError
 from earwitness.records import Lesson, Question
+from earwitness.stages.grpo import Practice
 from earwitness.stages.sft import Draw, Supervised, grow
 from earwitness.stages.student import open_student
 from earwitness.stages.training import TrainingJob
+from earwitness.stages.workbench import StageError
 from tensors import clip
 
 TEXTS = ("which sound is the first one ?", "which sound is the last one ?")
@@ -85,3 +87,51 @@ def test_questions_and_lessons_of_one_clip_become_one_tree(tiny_student):
     made = Supervised(student).prepare(student.model, material, 0)
     assert made.packed.media["input_features"].shape[0] == 2
     assert made.counts()["left_out"] == 0
+
+
+def test_a_frozen_tower_hears_every_clip_once(tiny_student):
+    """Under LoRA the sound of a clip is encoded for the first batch it is in, and remembered after that."""
+    local = open_student(job(tiny_student, tuning="lora")).local
+    objective, heard = Supervised(local), []
+    hook = local.model.get_base_model().model.audio_tower.register_forward_hook(lambda *_: heard.append(1))
+    try:
+        for _ in range(3):
+            batch = objective.prepare(local.model, lessons(clips=2, questions=2, each=1), 0)
+            objective.terms(local.model, batch, batch.counts())["ce"].backward()
+    finally:
+        hook.remove()
+    assert len(heard) == 2
+
+
+def test_a_batch_of_which_nothing_can_be_shown_trains_nothing_and_is_counted(tiny_student):
+    """Small micro-batches must survive a bad clip as large ones do; only a first batch without any good one stops."""
+    local = open_student(job(tiny_student)).local
+    bad = [(q.model_copy(update={"text": "<|AUDIO|>"}), lesson) for q, lesson in lessons(1, 1, 2)]
+    with pytest.raises(StageError, match="no question of a training batch can be shown"):
+        Supervised(local).prepare(local.model, bad, 0)
+    objective = Supervised(local)
+    objective.prepare(local.model, lessons(1, 1, 1), 0)
+    empty = objective.prepare(local.model, bad, 1)
+    assert empty.counts() == {"tokens": 0.0, "left_out": 2.0}
+    loss = objective.terms(local.model, empty, {"tokens": 5.0})["ce"]
+    loss.backward()
+    assert float(loss) == 0
+    assert all(p.grad is not None and not p.grad.any() for n, p in local.model.named_parameters() if "layers" in n)
+    assert "media" in objective.why or "AUDIO" in objective.why
+
+
+def test_practice_survives_a_batch_of_which_nothing_can_be_shown(tiny_student):
+    practice_job = TrainingJob(
+        "grpo", Grpo(group=2, max_tokens=4), Model(kind="local", name=str(tiny_student)), None, (), 1, tiny_student, "k"
+    )
+    student = open_student(practice_job)
+    objective = Practice(practice_job, student)
+    good = lessons(1, 1, 1)
+    bad = [(q.model_copy(update={"text": "<|AUDIO|>"}), lesson) for q, lesson in good]
+    with pytest.raises(StageError, match="no question of a practice batch can be shown"):
+        objective.prepare(student.local.model, bad, 0)
+    objective.spare = objective.tasks(good)[0]
+    rollout = objective.prepare(student.local.model, bad, 0)
+    assert rollout.rows == [] and rollout.counts()["left_out"] == 1
+    assert not any(rollout.counts()[name] for name in ("sequences", "tokens", "reward", "groups"))
+    assert len(objective.prepare(student.local.model, good, 1).rows) == 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from earwitness.learn.losses import token_logprobs, token_logprobs_and_entropies
+from earwitness.learn.router import router_counts, with_router
 from earwitness.learn.sampling import Decoding, Sampled, sample
 from earwitness.learn.tree import Branch, Packed, Root, Tree, pack
 
@@ -41,12 +43,22 @@ class PolicySettings:
     keep_equal_groups: bool
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One group: its samples, what each was worth, and its advantage over the others."""
+
+    samples: list[Sampled]
+    rewards: list[float]
+    advantages: list[float]
+
+
 @dataclass
 class Rollout:
     """Scored samples of some tasks, packed. Per branch: its advantage, its length, and how many samples it stands for.
 
     Equal samples of a group are one branch: the same gradient for less work. `old` and `reference` (N) are the
-    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed.
+    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed. `drawn` holds
+    every group as it was sampled, `rows` what is to be kept of them.
     """
 
     batch: Packed | None
@@ -56,6 +68,14 @@ class Rollout:
     old: Tensor | None
     reference: Tensor | None
     facts: dict[str, float]
+    drawn: list[Drawn] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def discard(self) -> None:
+        """Let the rollout count for nothing: it was made so that a forward pass is run, not to be learnt from."""
+        self.copies.zero_()
+        self.facts = dict.fromkeys(self.facts, 0.0)
+        self.drawn = []
 
     def counts(self) -> dict[str, float]:
         """What the normalisers divide by: numbers of sampled sequences and tokens, for summing over processes."""
@@ -104,7 +124,11 @@ def roll_out(
     rollout = _pack(chosen, facts, decoding.pad_id, next(model.parameters()).device)
     if idle:
         rollout.copies.zero_()
+    rollout.drawn = [
+        Drawn(group, r, a) for group, r, a in zip(groups, rewards.tolist(), advantage.tolist(), strict=True)
+    ]
     if rollout.batch is not None:
+        rollout.facts |= router_counts(model, rollout.batch)
         with torch.no_grad():
             rollout.old = token_logprobs(model, rollout.batch, settings.temperature) if remember_old else None
             rollout.reference = reference(rollout.batch) if reference else None
@@ -149,8 +173,10 @@ def policy_terms(model: Any, rollout: Rollout, totals: dict[str, float], setting
     if rollout.batch is None:
         zero = sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
         return {"policy": zero} | dict.fromkeys(("kl_ref", "entropy", "clipped"), zero.detach())
-    logprobs, entropy = token_logprobs_and_entropies(model, rollout.batch, settings.temperature)
-    branch = rollout.batch.branch
+    packed = rollout.batch
+    score = partial(token_logprobs_and_entropies, model, packed, settings.temperature)
+    (logprobs, entropy), router = with_router(model, packed, totals, score)
+    branch = packed.branch
     copies = rollout.copies[branch]
     weight = copies * _normaliser(rollout, totals, settings)[branch]
     share = copies / max(totals["tokens"], 1.0)
@@ -161,6 +187,7 @@ def policy_terms(model: Any, rollout: Rollout, totals: dict[str, float], setting
         "kl_ref": (divergence(reference, logprobs) * weight).sum(),
         "entropy": (entropy * share).sum(),
         "clipped": (bound * share).sum(),
+        **router,
     }
 
 

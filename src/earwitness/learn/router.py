@@ -8,9 +8,9 @@ which are no function to be differentiated: they are counted before, and the los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from earwitness.learn.attention import unwrapped
 from earwitness.learn.losses import hidden_states
 from earwitness.learn.tree import Packed
 
+T = TypeVar("T")
 ROUTINGS, EXPERT = "routings", "expert_"
 
 
@@ -27,9 +28,21 @@ def has_router(model: Any) -> bool:
     return hasattr(unwrapped(model).config.get_text_config(), "router_aux_loss_coef")
 
 
-def router_weight(model: Any) -> float:
-    """Return the weight that a model's configuration gives its router loss; 0 for models without routers."""
-    return float(getattr(unwrapped(model).config.get_text_config(), "router_aux_loss_coef", 0.0))
+def router_weight(model: Any) -> dict[str, float]:
+    """Return the weight that a model's configuration gives its `router` term; {} for models without routers."""
+    text = unwrapped(model).config.get_text_config()
+    return {"router": float(text.router_aux_loss_coef)} if has_router(model) else {}
+
+
+def with_router(
+    model: Any, batch: Packed, totals: Mapping[str, float], score: Callable[[], T]
+) -> tuple[T, dict[str, Tensor]]:
+    """Return what `score` makes of a batch in one forward pass, and the `router` term of the same pass, if any."""
+    if not has_router(model):
+        return score(), {}
+    with routed(model) as seen:
+        made = score()
+    return made, {"router": router_loss(seen, batch, totals)}
 
 
 def branches_below(batch: Packed) -> Tensor:

@@ -30,6 +30,7 @@ from earwitness.learn.checkpoints import (
     sharded,
     whole_weights,
 )
+from earwitness.learn.router import EXPERT
 
 ADAM_BETA2 = 0.98
 LOG, ROLLOUTS = "log.jsonl", "rollouts.jsonl"
@@ -236,7 +237,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         values = dict(zip(names, self.accelerator.reduce(local, reduction="sum").tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise NotFinite(f"step {step}: the loss is not finite ({values}); lower the learning rate")
-        self.pending = {**values, **totals.counts}
+        counts = {name: n for name, n in totals.counts.items() if not name.startswith(EXPERT)}  # of experts: too many
+        self.pending = {**values, **counts}
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *rest: Any, **named: Any) -> None:
         """Write a step's line to the log and tell the trackers, before it is saved."""

@@ -12,19 +12,22 @@ from earwitness.learn.deaf import deaf_test
 from earwitness.learn.noise import generator
 from earwitness.learn.policy import PolicySettings, Rollout, Task, policy_terms, roll_out
 from earwitness.learn.rewards import accuracy, form
+from earwitness.learn.rollouts import rollout_rows
+from earwitness.learn.router import router_weight
 from earwitness.learn.sampling import Decoding
 from earwitness.learn.tree import Root
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.asking import encode_each, where_encoded
-from earwitness.stages.sft import Lessons, Supervised
+from earwitness.stages.sft import Supervised, showable
 from earwitness.stages.student import Student, open_student
 from earwitness.stages.training import TrainingJob, fit, left_out, settle
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 
 PROMPT = "think"
+KEPT = 100  # rounds whose rollouts are written down, evenly spaced: enough to read, at any length of training
 
 
 class Practice:
@@ -35,64 +38,93 @@ class Practice:
         self.seed, self.settings, self.student = job.seed, job.settings, student
         self.policy = policy_settings(job.settings)
         self.weights = {"policy": 1.0, "kl_ref": job.settings.beta, "entropy": 0.0, "clipped": 0.0}
+        self.weights |= router_weight(student.local.model)
         local = student.local
         self.decoding = Decoding(
             job.settings.temperature, job.settings.max_tokens, local.pad, local.stop, local.forbidden
         )
         self.why = ""  # the first reason why a question could not be shown
+        self.spare: Task | None = None  # for a batch of which nothing can be shown
         self.held: dict[tuple[int, tuple[str, ...]], Rollout] = {}
 
     def prepare(self, model: Any, items: Sequence[tuple[Question, Lesson]], step: int) -> Rollout:
         """Roll out a group per question; with several updates per rollout the same rollouts serve again.
 
-        Raises StageError where no question of the batch can be shown to the student.
+        Of questions that cannot be shown nothing is learnt.
         """
         round_number, update = divmod(step, self.settings.updates)
         key = (round_number, tuple(question.id for question, _ in items))
         if update and key in self.held:
             return self.held[key]
-        tasks = self._tasks(items)
+        tasks = self.tasks(items)
+        shown = tasks or ([self.spare] if self.spare else [])
+        if not shown:
+            raise StageError(f"no question of a practice batch can be shown to the student: {self.why}")
         rollout = roll_out(
             model,
-            tasks,
+            shown,
             self.policy,
             self.decoding,
             round_number,
             self.student.reference,
             remember_old=self.settings.updates > 1,
         )
+        if not tasks:
+            rollout.discard()
         rollout.facts["left_out"] = float(len(items) - len(tasks))
+        if round_number % max(1, self.settings.steps // (KEPT * self.settings.updates)) == 0:
+            rollout.rows = self._rows(items, tasks, rollout)
         self.held = {k: v for k, v in self.held.items() if k[0] == round_number}
         if self.settings.updates > 1:
             self.held[key] = rollout
         return rollout
 
     def terms(self, model: Any, batch: Rollout, totals: dict[str, float]) -> dict[str, Tensor]:
-        """Return `policy` and `kl_ref`."""
+        """Return `policy` and `kl_ref`, what is watched beside them, and `router` for mixtures of experts."""
         return policy_terms(model, batch, totals, self.policy)
 
-    def _tasks(self, items: Sequence[tuple[Question, Lesson]]) -> list[Task]:
+    def tasks(self, items: Sequence[tuple[Question, Lesson]]) -> list[Task]:
+        """Return what can be shown of some items, to practise on."""
         local = self.student.local
         roots = encode_each(local, [Prompt(question_text(local, q), q.clip) for q, _ in items])
         self.why = self.why or next((root.why for root in roots if isinstance(root, Failed)), "")
-        tasks = [
+        return [
             Task(root, self._reward(question, lesson.answer), (self.seed, "grpo", question.id))
             for (question, lesson), root in zip(items, roots, strict=True)
             if not isinstance(root, Failed)
         ]
-        if not tasks:
-            raise StageError(f"no question of a practice batch can be shown to the student: {self.why}")
-        return tasks
+
+    def _rows(
+        self, items: Sequence[tuple[Question, Lesson]], tasks: Sequence[Task], rollout: Rollout
+    ) -> list[dict[str, Any]]:
+        """Return a rollout's samples as rows like those of traces, to be read by people."""
+        labels = {question.id: (question.choices, lesson.answer) for question, lesson in items}
+        rows = []
+        for task, group in zip(tasks, rollout.drawn, strict=True):
+            name = str(task.key[-1])
+            choices, label = labels[name]
+            texts = self._texts([sample.ids for sample in group.samples])
+            stopped = [sample.stopped for sample in group.samples]
+            parts = parts_of(texts, choices, label)
+            rows += rollout_rows(name, choices, texts, stopped, parts, group.rewards, group.advantages)
+        return rows
 
     def _reward(self, question: Question, label: str) -> Callable[[Sequence[tuple[int, ...]]], list[float]]:
-        tokenizer, s = self.student.local.tokenizer, self.settings
+        weights = {"accuracy": self.settings.accuracy_weight, "format": self.settings.format_weight}
 
         def reward(samples: Sequence[tuple[int, ...]]) -> list[float]:
-            texts = [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in samples]
-            right = [accuracy(text, question.choices, label) for text in texts]
-            return [s.accuracy_weight * a + s.format_weight * form(t) for a, t in zip(right, texts, strict=True)]
+            parts = parts_of(self._texts(samples), question.choices, label)
+            return [sum(weights[name] * part[n] for name, part in parts.items()) for n in range(len(samples))]
 
         return reward
+
+    def _texts(self, samples: Sequence[tuple[int, ...]]) -> list[str]:
+        return [self.student.local.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in samples]
+
+
+def parts_of(texts: Sequence[str], choices: Sequence[str] | None, label: str) -> dict[str, list[float]]:
+    """Return the rewards of a group's texts by name, before they are weighted."""
+    return {"accuracy": [accuracy(text, choices, label) for text in texts], "format": [form(text) for text in texts]}
 
 
 def practise(job: TrainingJob) -> dict[str, Any]:
@@ -100,10 +132,11 @@ def practise(job: TrainingJob) -> dict[str, Any]:
     settings = job.settings
     assert isinstance(settings, Grpo)
     student = open_student(job, settings.temperature, with_reference=settings.beta > 0)
-    heard = _first_lessons(job, student.local)
-    hearing = deaf_test(student.local.model, heard.packed)
+    first = _first_lessons(job, student.local)
+    hearing = deaf_test(student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed)
     prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
     objective = Practice(job, student)
+    objective.spare = objective.tasks(first[:1])[0]
     size = min(settings.batch, len(prompts))
 
     def plan(step: int) -> list[tuple[Question, Lesson]]:
@@ -169,10 +202,10 @@ def question_text(local: LocalModel, question: Question) -> str:
     return question_prompt(local.manner, PROMPT, question.text, question.choices)
 
 
-def _first_lessons(job: TrainingJob, local: LocalModel) -> Lessons:
-    """A batch for the deaf test: the labels of the first questions, under the practice prompt."""
+def _first_lessons(job: TrainingJob, local: LocalModel) -> list[tuple[Question, Lesson]]:
+    """Return what the deaf test is done on: the labels of the first questions, under the practice prompt."""
     as_thought = [
         (question, lesson.model_copy(update={"think": lesson.think or question.text}))
-        for question, lesson in job.material[: job.settings.micro_batch or job.settings.batch]
+        for question, lesson in job.material[: job.settings.batch]
     ]
-    return Supervised(local).prepare(local.model, as_thought, 0)
+    return showable(local, as_thought, job.settings.micro_batch)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from earwitness.config import Sft
 from earwitness.learn.deaf import deaf_test
 from earwitness.learn.losses import cross_entropy, token_logprobs
 from earwitness.learn.noise import generator
+from earwitness.learn.router import router_counts, router_weight, with_router
 from earwitness.learn.tree import Branch, Packed, Tree, pack, share
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
@@ -31,37 +33,43 @@ class Lessons:
 
     packed: Packed
     left_out: int = 0
+    router: dict[str, float] = field(default_factory=dict)
 
     def counts(self) -> dict[str, float]:
-        """The number of trained tokens, and of lessons left out."""
-        return {"tokens": float(self.packed.weight.sum()), "left_out": float(self.left_out)}
+        """The number of trained tokens, of lessons left out, and of the choices of a router where there is one."""
+        return {"tokens": float(self.packed.weight.sum()), "left_out": float(self.left_out), **self.router}
 
 
 class Supervised:
     """The objective: cross-entropy over the trained tokens of the global batch."""
 
-    weights = {"ce": 1.0}
-
     def __init__(self, student: LocalModel) -> None:
         self.student = student
+        self.weights = {"ce": 1.0, **router_weight(student.model)}
         self.why = ""  # the first reason why a question could not be shown
+        self.spare: Tree | None = None  # context alone, for a batch of which nothing can be shown
 
     def prepare(self, model: Any, items: Sequence[Material], step: int) -> Lessons:
-        """Pack lessons; lessons about one clip share it.
+        """Pack lessons; lessons about one clip share it. Where none of them can be shown, the batch trains nothing.
 
-        Raises StageError where no question of the batch can be shown to the student.
+        Raises StageError for a first batch of which nothing can be shown.
         """
         trees, failures = grow(self.student, items)
         self.why = self.why or next(iter(failures.values()), "")
+        if trees and self.spare is None:
+            self.spare = Tree(trees[0].root, ())
+        if not trees and self.spare is not None:
+            trees = [self.spare]  # processes that train together must all run a forward pass
         if not trees:
             raise StageError(f"no question of a training batch can be shown to the student: {self.why}")
         missing = sum(question.id in failures for question, _ in items)
-        return Lessons(pack(trees, self.student.pad).to(model.device), missing)
+        packed = pack(trees, self.student.pad).to(model.device)
+        return Lessons(packed, missing, router_counts(model, packed))
 
     def terms(self, model: Any, batch: Lessons, totals: dict[str, float]) -> dict[str, Tensor]:
-        """Return `ce` in nats per token."""
-        logprobs = token_logprobs(model, batch.packed)
-        return {"ce": cross_entropy(logprobs, batch.packed.weight) / totals["tokens"]}
+        """Return `ce` in nats per token, and `router` for mixtures of experts."""
+        logprobs, router = with_router(model, batch.packed, totals, partial(token_logprobs, model, batch.packed))
+        return {"ce": cross_entropy(logprobs, batch.packed.weight) / max(totals["tokens"], 1.0), **router}
 
 
 def learn_lessons(job: TrainingJob) -> dict[str, Any]:
@@ -70,12 +78,19 @@ def learn_lessons(job: TrainingJob) -> dict[str, Any]:
     student = open_student(job)
     objective = Supervised(student.local)
     plan = Draw(job)
-    first = objective.prepare(student.local.model, plan(0)[: job.settings.micro_batch or None], 0)
+    first = objective.prepare(student.local.model, showable(student.local, plan(0), job.settings.micro_batch), 0)
     hearing = deaf_test(student.local.model, first.packed)
     fit(job, student, objective, plan, job.settings.batch)
     chosen = settle(job, student, prompt_of(job.material[0][1]))
     facts = {"deaf_test": hearing.facts(), "questions": len(plan.groups), "lessons": len(job.material), **chosen}
     return facts | {"left_out": left_out(job.folder), "why": objective.why}
+
+
+def showable(student: LocalModel, items: Sequence[Material], count: int) -> list[Material]:
+    """Return the first `count` (0: all) items whose question can be shown; all of them where none can."""
+    _, failures = grow(student, items)
+    good = [item for item in items if item[0].id not in failures]
+    return (good or list(items))[: count or None]
 
 
 class Draw:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earwitness.config import Model
+from earwitness.launcher import in_shards
 from earwitness.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
     """
     import torch
 
+    from earwitness.learn.hearing import frozen_ears
     from earwitness.learn.losses import token_logprobs
     from earwitness.models import connect
     from earwitness.models.loading import merge_adapter
@@ -72,6 +74,8 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
         if with_reference:
             reference = _adapter_reference(local.model, from_adapter, temperature)
     _widened(local.model).train()
+    if frozen_ears(local.model) and not in_shards():
+        local.hear_ahead()
     return Student(local, reference)
 
 
