@@ -74,7 +74,7 @@ def once(work: str, arm: str, tiny: bool) -> dict[str, float]:
         model = under_lora(model)
         checkpoint_activations(model)
     tree = sft_tree(shape, tiny) if work == "sft" else policy_tree(shape, tiny)
-    weight = torch.randn(100_000, generator=torch.Generator().manual_seed(9))  # stands for the advantages
+    weight = 0.5 + torch.rand(100_000, generator=torch.Generator().manual_seed(9))  # all of one sign: no loss near 0
 
     def run() -> torch.Tensor:
         made = token_logprobs(model, pack([tree], PAD)) if arm == "tree" else naive_logprobs(model, [tree], PAD)

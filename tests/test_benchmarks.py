@@ -39,6 +39,13 @@ def test_the_prefix_tree_computes_what_separate_rows_compute(said):
     assert made["largest_gap"] < 1e-5
 
 
+def test_the_parts_of_a_pass_add_up(said):
+    made = said("breakdown")
+    parts = sum(made[part] for part in ("encoder", "head", "attention", "products", "other"))
+    assert positive(made["all"], made["encoder"], made["attention"])
+    assert parts == pytest.approx(made["all"], abs=0.01)
+
+
 def test_a_step_of_practice_is_trls_on_the_same_completions(said):
     made = said("grpo_step", "--runs", "1")
     assert positive(*(made[f"{part}_time_ratio"] for part in ("step", "sampling", "update")))
