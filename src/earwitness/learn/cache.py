@@ -28,6 +28,10 @@ class Growing(DynamicLayer):  # type: ignore[misc]
         self.values[..., start : self.length, :] = value_states
         return self.keys[..., : self.length, :], self.values[..., : self.length, :]
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows."""
+        self.keys, self.values = self.keys.index_select(0, indices), self.values.index_select(0, indices)
+
     def get_seq_length(self) -> int:
         """Return how many positions are remembered."""
         return self.length

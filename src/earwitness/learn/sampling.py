@@ -20,8 +20,6 @@ from earwitness.learn.losses import headless, window
 from earwitness.learn.noise import uniforms
 from earwitness.learn.tree import Packed, Root, Tree, pack
 
-KEPT = 7 / 8  # what is finished is forgotten once it is more than the rest: forgetting copies what is kept
-
 
 @dataclass(frozen=True)
 class Decoding:
@@ -172,7 +170,7 @@ def _drop(state: _State, tokens: Tensor, going: set[int]) -> Tensor:
     """
     rows = [r for r, row in enumerate(state.sample) if not going.isdisjoint(row)]
     width = max(sum(n in going for n in state.sample[r]) for r in rows)
-    if len(rows) * width > KEPT * tokens.numel():
+    if (len(rows), width) == tuple(tokens.shape):
         return tokens
     slots = [sorted(range(tokens.shape[1]), key=lambda s: state.sample[r][s] not in going)[:width] for r in rows]
     state.sample = [[state.sample[r][s] for s in kept] for r, kept in zip(rows, slots, strict=True)]
