@@ -12,7 +12,7 @@ from earwitness.records import Question, Trace, Verdict
 from earwitness.terminal import clean
 
 CANDIDATES = 24
-MINUTES_ON_TWO_CORES = 8.0
+MINUTES_ON_TWO_CORES = 4.5
 
 
 def perform(root: Path, overrides: Sequence[str], quick: bool, say: Callable[[str], None]) -> int:
