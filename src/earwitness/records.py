@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length"]
-Pool = Literal["labels", "all", "agreed", "heard", "verified", "gold"]
+Pool = Literal["labels", "all", "agreed", "heard", "verified", "gold", "given"]
 
 
 class Record(BaseModel):
@@ -35,13 +35,18 @@ class Clip(Record):
 
 
 class Question(Record):
-    """The unit of work: one question about one clip. `id` is `source/n`; `answer` is read by grading alone."""
+    """The unit of work: one question about one clip. `id` is `source/n`; `answer` is read by grading alone.
+
+    `think` is reasoning that the data carries (the `given` pool), `description` what the data says is heard.
+    """
 
     id: str
     clip: Clip
     text: str
     choices: tuple[str, ...] | None = None
     answer: str | None = None
+    think: str | None = None
+    description: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)
 
 
@@ -100,6 +105,13 @@ class Lesson(Record):
     answer: str
     index: int | None
     pools: tuple[Pool, ...]
+    by: str
+
+
+class Description(Record):
+    """What a clip sounds like, in words that a model which cannot hear can read. `by` names who says so."""
+
+    text: str
     by: str
 
 

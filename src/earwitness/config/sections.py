@@ -213,18 +213,59 @@ class Grpo(Optimisation):
 
 
 class Describe(Section):
-    """Method two: the sound as text for the textual teacher (not built yet)."""
+    """Method two: the sound as text, for a teacher that reads.
 
-    source: Literal["model", "field", "oracle"] = "model"
+    `source` says who describes: the `describer` model listens (`model`), the caption within the reasoning that the
+    data carries (`caption`), a description that the data carries (`field`), or the truth about a scene of the embedded
+    world (`oracle`: a control, marked as such wherever it is shown).
+    """
+
+    source: Literal["model", "caption", "field", "oracle"] = "model"
     max_tokens: int = Field(512, ge=1)
 
 
+class Witness(Section):
+    """A teacher in `distil`: which model, what it is shown, and its weight in the product that the student learns."""
+
+    model: Literal["textual_teacher"] = "textual_teacher"
+    sees: Literal["description", "nothing"] = "description"
+    weight: float = 1.0
+
+
+LayerChoice = Annotated[str, Field(pattern=r"^(all|1 in [1-9][0-9]*)$")] | tuple[Annotated[int, Field(ge=1)], ...]
+
+
 class Distil(Optimisation):
-    """Method two: joint training with a textual and an acoustic teacher, layer by layer (not built yet)."""
+    """Method two: joint training by a textual teacher, an acoustic teacher and the lessons themselves.
+
+    The loss is `text_weight` text_kd + `layer_weight` layer_kd + `acoustic_weight` acoustic_kd + `sft_weight` ce.
+    `divergence` is between the teacher's and the student's next-token distributions at `softness` (a temperature);
+    `mixture` is the teacher's share in `jsd`. With `top_k` the teacher's k likeliest tokens are compared one by
+    one and the rest as one (0: all). Layers count from 1: `all`, `1 in 7` (7, 14, ...), or a list; `teacher_layers` pairs
+    the student's layers by hand, where depth alone would. `match` says what is compared there: hidden states through
+    a learned projection (`representation`, by `distance`) or next-token distributions through each model's own head
+    (`distribution`). Under `handover` layer_kd fades out over the first `handover` share of the steps, while text_kd
+    fades in. `signals` are the teacher's: computed when needed (`live`) or once before training (`ahead`).
+    """
 
     lessons: Pool = "verified"
+    together: int = Field(1, ge=1)
+    questions: int = Field(0, ge=0)
+    witnesses: tuple[Witness, ...] = Field((Witness(),), min_length=1)
+    divergence: Literal["jsd", "forward", "reverse"] = "jsd"
+    mixture: float = Field(0.5, gt=0, lt=1)
+    softness: float = Field(1.0, gt=0)
+    top_k: int = Field(0, ge=0)
     match: Literal["representation", "distribution"] = "representation"
-    layers: str = "all"
+    distance: Literal["cosine", "mse"] = "cosine"
+    layers: LayerChoice = "all"
+    teacher_layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    layer_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    acoustic_layers: LayerChoice = "all"
+    layer_schedule: Literal["constant", "handover"] = "constant"
+    handover: float = Field(0.1, gt=0, le=1)
+    projection_learning_rate: float = Field(1e-3, gt=0)
+    signals: Literal["live", "ahead"] = "live"
     text_weight: float = Field(1.0, ge=0)
     layer_weight: float = Field(0.05, ge=0)
     acoustic_weight: float = Field(0.05, ge=0)
@@ -232,9 +273,14 @@ class Distil(Optimisation):
 
 
 class Answer(Section):
-    """The exam sitting: who answers (`student` or `teacher`), under which prompt (None: the one it was trained on)."""
+    """The exam sitting: who answers, under which prompt (None: the one it was trained on).
 
-    examinee: Literal["student", "teacher"] = "student"
+    `sees` is what it is asked about: the `clip` itself, or text in its place, which any examinee can read: the
+    `description` of the describe stage, or the `oracle`'s.
+    """
+
+    examinee: Literal["student", "teacher", "textual_teacher"] = "student"
+    sees: Literal["clip", "description", "oracle"] = "clip"
     prompt: PromptName | None = None
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(1024, ge=1)

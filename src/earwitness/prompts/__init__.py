@@ -28,6 +28,13 @@ def question_prompt(manner: str, name: str, question: str, choices: Sequence[str
     return fill(text, question=question, choices=joined)
 
 
+def described_prompt(manner: str, description: str | None, prompt: str) -> str:
+    """Return a prompt about a clip for a model that reads a description of it (None: that is told nothing)."""
+    return (
+        prompt if description is None else fill(template(manner, "described"), description=description, prompt=prompt)
+    )
+
+
 def fill(text: str, **values: str) -> str:
     """Put values into a template's `{name}` slots, in one pass: braces inside a value stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda slot: values.get(slot[1], slot[0]), text)
