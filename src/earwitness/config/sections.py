@@ -240,12 +240,13 @@ class Distil(Optimisation):
 
     The loss is `text_weight` text_kd + `layer_weight` layer_kd + `acoustic_weight` acoustic_kd + `sft_weight` ce.
     `divergence` is between the teacher's and the student's next-token distributions at `softness` (a temperature);
-    `mixture` is the teacher's share in `jsd`. With `top_k` the teacher's k likeliest tokens are compared one by
-    one and the rest as one (0: all). Layers count from 1: `all`, `1 in 7` (7, 14, ...), or a list; `teacher_layers` pairs
-    the student's layers by hand, where depth alone would. `match` says what is compared there: hidden states through
-    a learned projection (`representation`, by `distance`) or next-token distributions through each model's own head
-    (`distribution`). Under `handover` layer_kd fades out over the first `handover` share of the steps, while text_kd
-    fades in. `signals` are the teacher's: computed when needed (`live`) or once before training (`ahead`).
+    `mixture` is the teacher's share in `jsd`. With `top_k` the teacher's k likeliest tokens are compared one by one
+    and the rest as one (0: all). Layers count from 1: `all`, `1 in 7` (7, 14, ...), or a list; `teacher_layers`
+    pairs the student's layers by hand, where depth alone would. `match` says what is compared there: hidden states
+    through a learned projection (`representation`, by `distance`) or next-token distributions through each model's
+    own head (`distribution`). Under `handover` layer_kd fades out over the first `handover` share of the steps,
+    while text_kd fades in. `signals` are the teacher's: computed when needed (`live`) or once before training
+    (`ahead`).
     """
 
     lessons: Pool = "verified"
