@@ -10,7 +10,6 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import load_bala
 
 from earwitness.learn.losses import hidden_states, token_logprobs
 from earwitness.learn.router import (
-    branches_below,
     counts_of,
     has_router,
     routed,
@@ -18,7 +17,7 @@ from earwitness.learn.router import (
     router_loss,
     router_weight,
 )
-from earwitness.learn.tree import Branch, Fork, Root, Tree, pack
+from earwitness.learn.tree import Branch, Fork, Root, Tree, branches_below, pack
 from earwitness.stages.sft import Supervised
 from tensors import gradients, relative_error
 from test_families import adapted, open_family, separate, trees

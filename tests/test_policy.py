@@ -257,9 +257,13 @@ def parents(tiny_adapter, tiny_student, tmp_path_factory):
 def test_the_reference_is_the_parent_checkpoint(tiny_student, parents, start, tuning):
     """At step 0 the divergence is 0: the base as reference of an adapter would be wrong without an error."""
     parent = parents[start]
-    student = open_student(job(tiny_student, tuning, parent), USUAL.temperature, with_reference=True)
+    student = open_student(job(tiny_student, tuning, parent), with_parent=True)
     model = student.local.model
-    rollout = rolled(student.local, student.reference, keep_equal_groups=True)
+
+    def reference(batch):
+        return student.parent(lambda of: token_logprobs(of, batch, USUAL.temperature))
+
+    rollout = rolled(student.local, reference, keep_equal_groups=True)
     terms = policy_terms(model, rollout, rollout.counts(), settings())
     assert float(terms["kl_ref"].detach()) == pytest.approx(0, abs=1e-9)
     base = open_model(tiny_student, "student")
@@ -271,7 +275,7 @@ def test_the_reference_is_the_parent_checkpoint(tiny_student, parents, start, tu
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.02
-    again = student.reference(rollout.batch)
+    again = reference(rollout.batch)
     assert torch.equal(again, rollout.reference), "the reference must not move when the student does"
     moved = policy_terms(model, rollout, rollout.counts(), settings())
     assert float(moved["kl_ref"].detach()) > 1e-4

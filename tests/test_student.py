@@ -81,9 +81,9 @@ def test_fewer_lessons_than_asked_are_filled_up_from_other_clips(tiny_student):
 def test_questions_and_lessons_of_one_clip_become_one_tree(tiny_student):
     student = open_model(tiny_student, "student")
     material = lessons(clips=2, questions=2, each=2)
-    trees, failures = grow(student, material)
-    assert len(trees) == 2 and not failures
-    assert [[len(fork.branches) for fork in tree.branches] for tree in trees] == [[2, 2], [2, 2]]
+    grown = grow(student, material)
+    assert len(grown.trees) == 2 and not grown.failures and grown.lessons == material
+    assert [[len(fork.branches) for fork in tree.branches] for tree in grown.trees] == [[2, 2], [2, 2]]
     made = Supervised(student).prepare(student.model, material, 0)
     assert made.packed.media["input_features"].shape[0] == 2
     assert made.counts()["left_out"] == 0

@@ -414,9 +414,9 @@ def test_s4_trained_tokens_are_found_by_position(listener):
     for seed, think in enumerate([None, "i hear dog .", "i hear bell , dog ."]):
         question = Question(id=f"world/{seed}", clip=clip(seed), text="which sound is heard ?", choices=("dog", "bell"))
         material.append((question, Lesson(think=think, answer="dog", index=None, pools=("all",), by="teacher")))
-    trees, failures = grow(listener, material)
-    assert not failures
-    batch = pack(trees, listener.pad)
+    grown = grow(listener, material)
+    assert not grown.failures
+    batch = pack(grown.trees, listener.pad)
     assert (batch.weight == 1).all()
     for number, (_, lesson) in enumerate(material):
         said = batch.target[batch.branch == number]

@@ -42,6 +42,8 @@ __all__ = [
     "SECTIONS",
     "Answer",
     "ConfigError",
+    "Describe",
+    "Distil",
     "Exams",
     "Grpo",
     "Model",

@@ -272,6 +272,21 @@ class Distil(Optimisation):
     acoustic_weight: float = Field(0.05, ge=0)
     sft_weight: float = Field(0.5, ge=0)
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> Distil:
+        if not (self.text_weight or self.layer_weight or self.acoustic_weight or self.sft_weight):
+            raise ValueError("every weight of distil is 0: there is nothing to learn")
+        if self.signals == "ahead" and not self.top_k:
+            raise ValueError('signals = "ahead" keeps the likeliest tokens only: set distil.top_k (64, for example)')
+        if self.layer_schedule == "handover" and not (self.text_weight and self.layer_weight):
+            raise ValueError('layer_schedule = "handover" needs text_weight and layer_weight above 0')
+        return self
+
+    @property
+    def reads(self) -> bool:
+        """Whether any term needs the textual teacher."""
+        return self.text_weight > 0 or self.layer_weight > 0
+
 
 class Answer(Section):
     """The exam sitting: who answers, under which prompt (None: the one it was trained on).

@@ -76,7 +76,7 @@ def restore(model: Any, folder: Path) -> None:
     astray = {name: keys for name, keys in info.items() if name.endswith("_keys") and keys}
     if astray:
         raise RuntimeError(f"{folder} does not restore this model: {astray}")
-    _put(model, saved.state_dict())
+    put(model, saved.state_dict())
 
 
 def _class_of(model: Any) -> Any:
@@ -100,10 +100,10 @@ def _restore_adapter(model: Any, folder: Path) -> None:
         set_peft_model_state_dict(model, saved)
         return
     inside = {name.replace(".default.", "."): name for name in model.state_dict() if ".default." in name}
-    _put(model, {inside[name]: value for name, value in saved.items()}, strict=False)
+    put(model, {inside[name]: value for name, value in saved.items()}, strict=False)
 
 
-def _put(model: Any, weights: dict[str, Any], strict: bool = True) -> None:
+def put(model: Any, weights: dict[str, Any], strict: bool = True) -> None:
     """Load whole tensors by name, cut to each process's share where the model is sharded."""
     if not sharded(model):
         model.load_state_dict(weights, strict=strict)

@@ -23,10 +23,10 @@ def hidden_states(model: Any, batch: Packed) -> Tensor:
 
     Raises ValueError for a batch that does not fit the window.
     """
-    return _forward(model, batch, lambda hidden: hidden)
+    return forward_and_read(model, batch, lambda hidden: hidden)
 
 
-def _forward(model: Any, batch: Packed, read: Callable[[Tensor], Tensor]) -> Tensor:
+def forward_and_read(model: Any, batch: Packed, read: Callable[[Tensor], Tensor]) -> Tensor:
     """Run a model over a packed batch and return what is read from its last hidden states, in place of its head.
 
     The wrapped model's own forward is called, and `read` within it: a distributed wrapper synchronises gradients, and
@@ -91,7 +91,7 @@ def _scores(model: Any, batch: Packed, temperature: float, score: Callable[..., 
                 parts.append(score(some, logits_of, targets, temperature))
         return torch.stack([torch.cat(column) for column in zip(*parts, strict=True)])
 
-    return _forward(model, batch, read)
+    return forward_and_read(model, batch, read)
 
 
 def _logprobs(states: Tensor, logits_of: Any, targets: Tensor, temperature: float) -> tuple[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from earwitness.learn.attention import unwrapped
 from earwitness.learn.losses import hidden_states
-from earwitness.learn.tree import Packed
+from earwitness.learn.tree import Packed, branches_below
 
 T = TypeVar("T")
 ROUTINGS, EXPERT = "routings", "expert_"
@@ -43,15 +43,6 @@ def with_router(
     with routed(model) as seen:
         made = score()
     return made, {"router": router_loss(seen, batch, totals)}
-
-
-def branches_below(batch: Packed) -> Tensor:
-    """Return (R, L): how many branches a position belongs to; 0 for padding. Branches without a token do not count."""
-    reach, at = batch.reach, torch.arange(batch.reach.shape[1], device=batch.reach.device)
-    inside = at < reach[:, :1]  # the root reaches to the end of its row
-    ends = ((reach == at + 1) & inside).long().cumsum(1)
-    before = torch.nn.functional.pad(ends, (1, 0))[:, :-1]
-    return (ends.gather(1, reach - 1) - before) * inside
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ import transformers
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
+from earwitness.learn.arguments import Schedule, checkpoint_activations, training_arguments
+from earwitness.learn.beside import NAME, Beside, put_aside
 from earwitness.learn.checkpoints import (
     COMPLETE,
     NotFinite,
@@ -32,13 +34,15 @@ from earwitness.learn.checkpoints import (
 )
 from earwitness.learn.router import EXPERT
 
-ADAM_BETA2 = 0.98
 LOG, ROLLOUTS = "log.jsonl", "rollouts.jsonl"
-PROJECT = "earwitness"  # what trackers file a run under
 
 
 class Objective(Protocol):
-    """What is trained for. A step's items are prepared once, then turned into terms that are sums over the batch."""
+    """What is trained for. A step's items are prepared once, then turned into terms that are sums over the batch.
+
+    `weights` are those of the terms. An objective whose weights change as it goes on has a `schedule(step)` too, which
+    returns what to multiply them with (1 where a term is not named); steps count from 0.
+    """
 
     weights: dict[str, float]
 
@@ -50,34 +54,6 @@ class Objective(Protocol):
 
     def terms(self, model: Any, batch: Any, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return the named terms, each divided by the totals over all processes and micro-batches."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast: see `config.Optimisation`. `checkpoint_every` counts optimizer steps.
-
-    `accumulation` is the number of micro-batches that each process cuts its share of a step into. `checkpointing`
-    computes activations again in the backward pass instead of keeping them. `bf16` runs the forward passes in bfloat16
-    where that is safe (autocast); what is trained stays in 32 bits.
-    """
-
-    steps: int
-    learning_rate: float
-    warmup: float
-    schedule: str
-    weight_decay: float
-    clip: float
-    checkpoint_every: int
-    keep_all: bool
-    accumulation: int
-    seed: int
-    checkpointing: bool = False
-    bf16: bool = False
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the outcome. The rest says where checkpoints fall, and how work is cut up."""
-        free = ("checkpoint_every", "keep_all", "accumulation", "checkpointing")
-        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 class Steps(Dataset[Any]):
@@ -103,9 +79,12 @@ class Steps(Dataset[Any]):
 
 @dataclass
 class Totals:
-    """One optimizer step: its counts over all micro-batches and processes, and its terms, added up as they come."""
+    """One optimizer step: its counts over all micro-batches and processes, what its terms weigh, and the terms
+    themselves, added up as they come.
+    """
 
     counts: dict[str, float]
+    weights: dict[str, float]
     owed: int
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -121,7 +100,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
     """Trains a model for an objective. Call `fit`; it resumes from the last complete checkpoint in its folder.
 
     `identity` is what else decides the outcome: a checkpoint made under another one is refused. `trackers` names
-    experiment trackers as transformers does ("tensorboard", "wandb", ...); they are told every step's terms.
+    experiment trackers as transformers does ("tensorboard", "wandb", ...); they are told every step's terms. `beside`
+    is trained with the model and kept in the checkpoints, apart from it.
     """
 
     def __init__(
@@ -134,10 +114,14 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         progress: Callable[[int, dict[str, float]], None] | None = None,
         identity: dict[str, Any] | None = None,
         trackers: Sequence[str] = (),
+        beside: Beside | None = None,
     ) -> None:
-        arguments = _arguments(schedule, folder, trackers, on_cpu=next(model.parameters()).device.type == "cpu")
+        arguments = training_arguments(schedule, folder, trackers, on_cpu=next(model.parameters()).device.type == "cpu")
         if schedule.checkpointing:
-            _checkpoint_activations(model)
+            checkpoint_activations(model)
+        self.beside = beside
+        if beside is not None:
+            model.add_module(NAME, beside.module.to(next(model.parameters()).device))
         parts = schedule.accumulation * max(1, arguments.world_size)
         super().__init__(
             model=model,
@@ -180,6 +164,15 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
                 _cut(file, last)
         self.accelerator.wait_for_everyone()
         self.train(resume_from_checkpoint=str(checkpoints[last]) if last else None)
+        self.model._modules.pop(NAME, None)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Give what is trained beside the model a learning rate of its own."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.beside is not None and made:
+            self.beside.own_group(optimizer)
+        return optimizer
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)
@@ -195,7 +188,11 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         names = sorted(batches[0].counts())
         local = torch.tensor([[b.counts()[n] for n in names] for b in batches], dtype=torch.float64, device=device)
         total = self.accelerator.reduce(local.sum(0), reduction="sum")
-        return batches, Totals(dict(zip(names, total.tolist(), strict=True)), owed=num_batches)
+        weights = dict(self.objective.weights)
+        schedule = getattr(self.objective, "schedule", None)
+        for name, factor in (schedule(raw[0][0]) if schedule else {}).items():
+            weights[name] *= factor
+        return batches, Totals(dict(zip(names, total.tolist(), strict=True)), weights, owed=num_batches)
 
     def _keep_rows(self, batches: Sequence[Any]) -> None:
         """Write what the batches have to be kept, in the order of the items, whichever process had them."""
@@ -223,7 +220,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         """Return the weighted sum of the objective's terms; distributed averaging over processes is undone."""
         totals: Totals = num_items_in_batch
         terms = self.objective.terms(model, inputs, totals.counts)
-        loss = sum((self.objective.weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        loss = sum((totals.weights[name] * term for name, term in terms.items()), torch.zeros(()))
         totals.add(terms)
         if not totals.owed:
             self._add_up(totals, loss.device)
@@ -272,11 +269,14 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
             complete(folder, self.state.global_step, self.settings)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save a sharded model whole, every other one as Trainer does."""
-        if sharded(self.model):
-            self._save(output_dir, state_dict=whole_weights(self.model))
-        else:
-            super().save_model(output_dir, _internal_call)
+        """Save a sharded model whole, every other one as Trainer does; what is trained beside it, in its own file."""
+        with put_aside(self.model):
+            if sharded(self.model):
+                self._save(output_dir, state_dict=whole_weights(self.model))
+            else:
+                super().save_model(output_dir, _internal_call)
+        if self.beside is not None:
+            self.beside.save(Path(output_dir or self.folder), self.is_world_process_zero())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore every tensor.
@@ -284,7 +284,10 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         Trainer's own way loads none where a class saves under its original names, and not the trained adapter where
         another lies beside it (5.17): neither says so.
         """
-        restore(model or self.model, Path(resume_from_checkpoint))
+        with put_aside(model or self.model):
+            restore(model or self.model, Path(resume_from_checkpoint))
+        if self.beside is not None:
+            self.beside.restore(Path(resume_from_checkpoint))
 
 
 NOT_SHARDED = (
@@ -313,56 +316,6 @@ def _cut(file: Path, last_step: int) -> None:
     if file.is_file():
         whole = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         file.write_text("".join(line for line in whole if json.loads(line)["step"] <= last_step), encoding="utf-8")
-
-
-def _checkpoint_activations(model: Any) -> None:
-    """Let the layers forget their activations; the reentrant kind would lose gradients where the input is frozen."""
-    how = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(how)
-    else:
-        model.gradient_checkpointing_enable(how)
-
-
-def _arguments(schedule: Schedule, folder: Path, trackers: Sequence[str], on_cpu: bool) -> Any:
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked != "no" and asked != ("bf16" if schedule.bf16 else "no"):
-        raise TrainingError(
-            f"the launcher asks for mixed precision {asked!r}, this training for {'bf16' if schedule.bf16 else 'none'}:"
-            " set `precision` in the configuration, and mixed_precision: 'no' in the accelerate config"
-        )
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=schedule.steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=schedule.accumulation,
-        learning_rate=schedule.learning_rate,
-        # Trainer's "constant" would ignore the warm-up without a word.
-        lr_scheduler_type="constant_with_warmup" if schedule.schedule == "constant" else schedule.schedule,
-        warmup_steps=round(schedule.warmup * schedule.steps),
-        weight_decay=schedule.weight_decay,
-        max_grad_norm=schedule.clip,
-        adam_beta2=ADAM_BETA2,
-        bf16=schedule.bf16,
-        save_strategy="steps",
-        save_steps=schedule.checkpoint_every,
-        save_total_limit=None if schedule.keep_all else 2,
-        logging_strategy="no",
-        report_to=list(trackers) or "none",
-        project=PROJECT,
-        run_name=folder.name,
-        remove_unused_columns=False,
-        seed=schedule.seed,
-        data_seed=schedule.seed,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        use_cpu=on_cpu,
-        # Every trained tensor is used in every step, which the search for unused parameters would make slow.
-        ddp_find_unused_parameters=False,
-    )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # DataParallel would cut masks and positions along the wrong axes: use processes
-    return arguments
 
 
 __all__ = [

@@ -81,6 +81,20 @@ class Packed:
         at = torch.arange(self.reach.shape[1], device=self.reach.device)
         return ((at[:, None] >= at) & (at[:, None] < self.reach[:, None, :]))[:, None]
 
+    def cut(self, length: int) -> Packed:
+        """Return the batch's first `length` positions without their predictions: nothing that follows changes them."""
+        return Packed(
+            input_ids=self.input_ids[:, :length],
+            position_ids=self.position_ids[..., :length],
+            reach=self.reach[:, :length].clamp_max(length),
+            media=self.media,
+            row=self.row[:0],
+            source=self.source[:0],
+            target=self.target[:0],
+            weight=self.weight[:0],
+            branch=self.branch[:0],
+        )
+
     def to(self, device: torch.device | str) -> Packed:
         """Return the batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -171,6 +185,15 @@ def share(trees: Sequence[Tree], placeholder: int | None) -> Tree:
     for tree, rest in zip(trees, rests, strict=True):
         below += [Fork(rest, tree.branches)] if rest else tree.branches
     return Tree(Root(first.ids[:common], positions, first.media), tuple(below))
+
+
+def branches_below(batch: Packed) -> Tensor:
+    """Return (R, L): how many branches a position belongs to; 0 for padding. Branches without a token do not count."""
+    reach, at = batch.reach, torch.arange(batch.reach.shape[1], device=batch.reach.device)
+    inside = at < reach[:, :1]  # the root reaches to the end of its row
+    ends = ((reach == at + 1) & inside).long().cumsum(1)
+    before = torch.nn.functional.pad(ends, (1, 0))[:, :-1]
+    return (ends.gather(1, reach - 1) - before) * inside
 
 
 def _padded(values: Tensor, padding: Tensor) -> Tensor:

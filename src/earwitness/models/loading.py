@@ -25,6 +25,7 @@ from earwitness.models.places import ModelError, place_of
 T = TypeVar("T")
 FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # of a hub name: no code, no pickles
 warnings.filterwarnings("ignore", "Could not find a config file in world:")  # PEFT looks for it on the hub
+PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")  # all that they do stands in tokenizer.json
 CARD = "earwitness.json"  # how to speak to a model of ours: {"manner": "world" | "plain", "prompt": "think" | "direct"}
 
 
@@ -225,7 +226,11 @@ def _tokenizer(place: Path, family: Family) -> Any:
     import transformers
 
     own = {} if family.template is None else {"mistral_format": False}  # the ordinary kind, which takes a template
-    tokenizer = _read(place, lambda: transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **own))
+    kind: Any = transformers.AutoTokenizer
+    if _json(place / "tokenizer_config.json").get("tokenizer_class") in PLAIN_TOKENIZERS:
+        # AutoTokenizer would go by the model's type instead, and cut words by rules that are not this tokenizer's.
+        kind = transformers.PreTrainedTokenizerFast
+    tokenizer = _read(place, lambda: kind.from_pretrained(place, trust_remote_code=False, **own))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = family.template or _json(place / "chat_template.json").get("chat_template")
     if tokenizer.chat_template is None and family.ears is not None:

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from earwitness.config import Grpo
 from earwitness.learn.deaf import deaf_test
+from earwitness.learn.losses import token_logprobs
 from earwitness.learn.noise import generator
 from earwitness.learn.policy import PolicySettings, Rollout, Task, policy_terms, roll_out
 from earwitness.learn.rewards import accuracy, form
 from earwitness.learn.rollouts import rollout_rows
 from earwitness.learn.router import router_weight
 from earwitness.learn.sampling import Decoding
-from earwitness.learn.tree import Root
+from earwitness.learn.tree import Packed, Root
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
@@ -66,7 +67,7 @@ class Practice:
             self.policy,
             self.decoding,
             round_number,
-            self.student.reference,
+            self._reference if self.student.parent else None,
             remember_old=self.settings.updates > 1,
         )
         if not tasks:
@@ -78,6 +79,10 @@ class Practice:
         if self.settings.updates > 1:
             self.held[key] = rollout
         return rollout
+
+    def _reference(self, batch: Packed) -> Tensor:
+        assert self.student.parent is not None
+        return self.student.parent(lambda model: token_logprobs(model, batch, self.settings.temperature))
 
     def terms(self, model: Any, batch: Rollout, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return `policy` and `kl_ref`, what is watched beside them, and `router` for mixtures of experts."""
@@ -131,7 +136,7 @@ def practise(job: TrainingJob) -> dict[str, Any]:
     """Run a grpo job and leave its checkpoint. Returns the deaf test's measurements and how many prompts were used."""
     settings = job.settings
     assert isinstance(settings, Grpo)
-    student = open_student(job, settings.temperature, with_reference=settings.beta > 0)
+    student = open_student(job, with_parent=settings.beta > 0)
     first = _first_lessons(job, student.local)
     hearing = deaf_test(student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed)
     prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)

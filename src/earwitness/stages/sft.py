@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from earwitness.config import Sft
+from earwitness.config import Distil, Sft
 from earwitness.learn.deaf import deaf_test
 from earwitness.learn.losses import cross_entropy, token_logprobs
 from earwitness.learn.noise import generator
@@ -29,11 +29,14 @@ Material = tuple[Question, Lesson]
 
 @dataclass
 class Lessons:
-    """A packed batch of lessons, and how many had to be left out because their question cannot be shown."""
+    """A packed batch of lessons (in the order of its branches), and how many had to be left out because their question
+    cannot be shown.
+    """
 
     packed: Packed
     left_out: int = 0
     router: dict[str, float] = field(default_factory=dict)
+    lessons: list[Material] = field(default_factory=list)
 
     def counts(self) -> dict[str, float]:
         """The number of trained tokens, of lessons left out, and of the choices of a router where there is one."""
@@ -54,7 +57,8 @@ class Supervised:
 
         Raises StageError for a first batch of which nothing can be shown.
         """
-        trees, failures = grow(self.student, items)
+        grown = grow(self.student, items)
+        trees, failures = grown.trees, grown.failures
         self.why = self.why or next(iter(failures.values()), "")
         if trees and self.spare is None:
             self.spare = Tree(trees[0].root, ())
@@ -64,7 +68,7 @@ class Supervised:
             raise StageError(f"no question of a training batch can be shown to the student: {self.why}")
         missing = sum(question.id in failures for question, _ in items)
         packed = pack(trees, self.student.pad).to(model.device)
-        return Lessons(packed, missing, router_counts(model, packed))
+        return Lessons(packed, missing, router_counts(model, packed), grown.lessons)
 
     def terms(self, model: Any, batch: Lessons, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return `ce` in nats per token, and `router` for mixtures of experts."""
@@ -88,7 +92,7 @@ def learn_lessons(job: TrainingJob) -> dict[str, Any]:
 
 def showable(student: LocalModel, items: Sequence[Material], count: int) -> list[Material]:
     """Return the first `count` (0: all) items whose question can be shown; all of them where none can."""
-    _, failures = grow(student, items)
+    failures = grow(student, items).failures
     good = [item for item in items if item[0].id not in failures]
     return (good or list(items))[: count or None]
 
@@ -100,7 +104,7 @@ class Draw:
     """
 
     def __init__(self, job: TrainingJob) -> None:
-        assert isinstance(job.settings, Sft)
+        assert isinstance(job.settings, Sft | Distil)
         self.seed, self.batch, self.together = job.seed, job.settings.batch, job.settings.together
         groups: dict[str, list[Material]] = {}
         clips: dict[str, list[Material]] = {}
@@ -123,27 +127,38 @@ class Draw:
         return drawn[: self.batch]
 
 
-def grow(student: LocalModel, items: Sequence[Material]) -> tuple[list[Tree], dict[str, str]]:
-    """Make one tree per clip: the questions about it as forks, their lessons as branches.
+@dataclass(frozen=True)
+class Grown:
+    """Lessons as trees: their branches are those of `lessons`, in this order.
 
-    Also returns, by question id, why a question cannot be shown to the student.
+    `failures` says, by question id, why a question cannot be shown to the student.
     """
-    branches: dict[tuple[str, str], list[Branch]] = {}
-    questions: dict[tuple[str, str], Question] = {}
-    for question, lesson in items:
-        key = (question.id, prompt_of(lesson))
-        questions[key] = question
-        branches.setdefault(key, []).append(Branch.trained(student.response_ids(spell(lesson))))
+
+    trees: list[Tree]
+    lessons: list[Material]
+    failures: dict[str, str]
+
+
+def grow(student: LocalModel, items: Sequence[Material]) -> Grown:
+    """Make one tree per clip: the questions about it as forks, their lessons as branches."""
+    lessons: dict[tuple[str, str], list[Material]] = {}
+    for item in items:
+        lessons.setdefault((item[0].id, prompt_of(item[1])), []).append(item)
+    questions = {key: about_it[0][0] for key, about_it in lessons.items()}
     texts = [question_prompt(student.manner, name, q.text, q.choices) for (_, name), q in questions.items()]
     roots = encode_each(student, [Prompt(text, q.clip) for text, q in zip(texts, questions.values(), strict=True)])
-    clips: dict[str, list[Tree]] = {}
+    clips: dict[str, list[tuple[str, str]]] = {}
+    shown: dict[tuple[str, str], Tree] = {}
     for (key, question), root in zip(questions.items(), roots, strict=True):
         if not isinstance(root, Failed):
-            clips.setdefault(question.clip.id, []).append(Tree(root, tuple(branches[key])))
+            said = [student.response_ids(spell(lesson)) for _, lesson in lessons[key]]
+            shown[key] = Tree(root, tuple(map(Branch.trained, said)))
+            clips.setdefault(question.clip.id, []).append(key)
     heard = student.tokenizer.convert_tokens_to_ids(student.family.placeholder)
-    trees = [share(about_it, heard) for about_it in clips.values()]
+    trees = [share([shown[key] for key in about_it], heard) for about_it in clips.values()]
+    order = [item for about_it in clips.values() for key in about_it for item in lessons[key]]
     failures = {key[0]: r.why for key, r in zip(questions, roots, strict=True) if isinstance(r, Failed)}
-    return trees, failures
+    return Grown(trees, order, failures)
 
 
 def prompt_of(lesson: Lesson) -> str:

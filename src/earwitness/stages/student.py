@@ -9,17 +9,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from earwitness.config import Model
 from earwitness.launcher import in_shards
 from earwitness.records import Checkpoint
 
 if TYPE_CHECKING:
-    from earwitness.learn.tree import Packed
     from earwitness.models.local import LocalModel
     from earwitness.stages.training import TrainingJob
 
+T = TypeVar("T")
 FINAL = "final"
 LINEAR = r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 TOWER_LINEAR = r"\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
@@ -34,24 +34,30 @@ def student_spec(base: Model, checkpoint: Checkpoint | None) -> Model:
     return base.model_copy(update={"kind": "local", "name": checkpoint.path, "revision": None, "adapter": None})
 
 
+class Parent(Protocol):
+    """The checkpoint that a training starts from, as it was."""
+
+    def __call__(self, work: Callable[[Any], T]) -> T:
+        """Return what some work makes of the parent's model."""
+
+
 @dataclass
 class Student:
-    """The model that is trained, and how its parent checkpoint scores a batch (None where no reference is needed)."""
+    """The model that is trained, and its parent checkpoint (None where nobody asked for it)."""
 
     local: LocalModel
-    reference: Callable[[Packed], Any] | None
+    parent: Parent | None
 
 
-def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: bool = False) -> Student:
-    """Load what the job starts from, put it under the job's tuning, and keep its parent as reference if asked.
+def open_student(job: TrainingJob, with_parent: bool = False) -> Student:
+    """Load what the job starts from, put it under the job's tuning, and keep its parent at hand if asked.
 
-    The reference is always the parent checkpoint: from an adapter a frozen copy of that adapter (switching it off
-    would give the base), from a full model under LoRA the adapter switched off, under full tuning a frozen copy.
+    The parent is always the parent checkpoint: from an adapter a frozen copy of that adapter (switching it off would
+    give the base), from a full model under LoRA the adapter switched off, under full tuning a frozen copy.
     """
     import torch
 
     from earwitness.learn.hearing import frozen_ears
-    from earwitness.learn.losses import token_logprobs
     from earwitness.models import connect
     from earwitness.models.loading import merge_adapter
 
@@ -59,24 +65,24 @@ def open_student(job: TrainingJob, temperature: float = 1.0, with_reference: boo
     from_adapter = job.parent is not None and job.parent.kind == "adapter"
     start = student_spec(job.base, None if from_adapter else job.parent)
     local = connect(start, "student", four_bit=job.settings.tuning == "qlora")
-    reference: Callable[[Packed], Any] | None = None
+    parent: Parent | None = None
     if job.settings.tuning == "full":
         if from_adapter:
             assert job.parent is not None
             local.model = merge_adapter(local.model, job.parent.path)
         if job.settings.audio_tower == "frozen":
             _freeze_tower(local)
-        if with_reference:
+        if with_parent:
             frozen = copy.deepcopy(_widened(local.model)).requires_grad_(False)  # of the same precision: KL 0 at first
-            reference = lambda batch: token_logprobs(frozen, batch, temperature)  # noqa: E731
+            parent = lambda work: work(frozen)  # noqa: E731
     else:
         local.model = _under_lora(local, job)
-        if with_reference:
-            reference = _adapter_reference(local.model, from_adapter, temperature)
+        if with_parent:
+            parent = _below_the_adapter(local.model, from_adapter)
     _widened(local.model).train()
     if frozen_ears(local.model) and not in_shards():
         local.hear_ahead()
-    return Student(local, reference)
+    return Student(local, parent)
 
 
 def _widened(model: Any) -> Any:
@@ -109,20 +115,18 @@ def _freeze_tower(local: LocalModel) -> None:
         parameter.requires_grad_(name.startswith("lm_head") or bool(re.match(local.family.language_model, name)))
 
 
-def _adapter_reference(model: Any, from_adapter: bool, temperature: float) -> Callable[[Packed], Any]:
-    from earwitness.learn.losses import token_logprobs
-
-    def score(batch: Packed) -> Any:
+def _below_the_adapter(model: Any, from_adapter: bool) -> Parent:
+    def parent(work: Callable[[Any], T]) -> T:
         if not from_adapter:
             with model.disable_adapter():
-                return token_logprobs(model, batch, temperature)
+                return work(model)
         model.set_adapter("reference")
         try:
-            return token_logprobs(model, batch, temperature)
+            return work(model)
         finally:
             model.set_adapter("default")
 
-    return score
+    return parent
 
 
 def save(job: TrainingJob, student: Student, prompt: str, checkpoint: Path | None = None) -> None:

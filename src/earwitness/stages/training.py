@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from earwitness.config import Grpo, Model, Optimisation
 from earwitness.launcher import in_shards
@@ -20,6 +20,9 @@ from earwitness.run import Run
 from earwitness.stages.student import FINAL, Student, save
 from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
+
+if TYPE_CHECKING:
+    from earwitness.learn.beside import Beside
 
 NO_MEMORY = "can't allocate memory"  # as torch says it of the CPU's
 # How libraries say that the disk is full.
@@ -40,10 +43,10 @@ class TrainingJob:
     `base` is the model as shipped, `parent` the checkpoint it goes on from (None: the base). `material` holds the
     (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded. `choose` holds the labelled
     questions by which one of several candidate checkpoints is kept, answering in `answer_tokens` at most. `trackers`
-    are told every step.
+    are told every step. In `distil` the `textual_teacher` reads `descriptions`, by question id.
     """
 
-    stage: Literal["sft", "grpo"]
+    stage: Literal["sft", "grpo", "distil"]
     settings: Optimisation
     base: Model
     parent: Checkpoint | None
@@ -54,6 +57,8 @@ class TrainingJob:
     choose: tuple[tuple[Question, str], ...] = ()
     answer_tokens: int = 1024
     trackers: tuple[str, ...] = ()
+    textual_teacher: Model | None = None
+    descriptions: tuple[tuple[str, str], ...] = ()
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
@@ -70,10 +75,11 @@ def train(job: TrainingJob) -> dict[str, Any]:
     _take_device()
     alone = _alone(job.folder) if first_process() else nullcontext()
     with alone, _room_on_disk(job.folder), _room_in_memory(job):
+        from earwitness.stages.distil import learn_jointly
         from earwitness.stages.grpo import practise
         from earwitness.stages.sft import learn_lessons
 
-        facts = {"sft": learn_lessons, "grpo": practise}[job.stage](job)
+        facts = {"sft": learn_lessons, "grpo": practise, "distil": learn_jointly}[job.stage](job)
         if first_process():
             Run.finish(job.folder, facts)
             finished(job)
@@ -188,8 +194,12 @@ def fit(
     plan: Callable[[int], Sequence[Any]],
     size: int,
     round_steps: int = 1,
+    beside: Beside | None = None,
 ) -> None:
-    """Train with the one trainer on steps of `size` items. Checkpoints fall on whole rounds of `round_steps`."""
+    """Train with the one trainer on steps of `size` items. Checkpoints fall on whole rounds of `round_steps`.
+
+    `beside` is trained with the student and is no part of it.
+    """
     import transformers
 
     from earwitness.learn.trainer import Schedule, Trainer
@@ -212,7 +222,10 @@ def fit(
         bf16=s.precision == "bfloat16" or (s.precision == "auto" and model.device.type == "cuda"),
     )
     identity = {"stage": job.stage, **s.identity()}
-    Trainer(model, objective, plan, schedule, job.folder, identity=identity, trackers=job.trackers).fit()
+    trainer = Trainer(
+        model, objective, plan, schedule, job.folder, identity=identity, trackers=job.trackers, beside=beside
+    )
+    trainer.fit()
 
 
 def _accumulation(size: int, micro_batch: int) -> int:

@@ -1,0 +1,119 @@
+"""A teacher's signals made once, ahead of training: kept on disk in shards, read back lesson by lesson.
+
+A shard is one safetensors file and holds a fixed run of lessons; it appears whole or not at all, so that work which was
+cut short goes on with the first one that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earwitness.learn.divergences import Target, remainder
+from earwitness.learn.teachers import Reading, Signals, Targets, listen_to
+from earwitness.learn.tree import Packed
+
+SHARD = 64  # lessons in a file
+AT_ONCE = 256  # predictions whose whole distribution is in memory
+Packing = Callable[[Sequence[int]], Packed]
+"""Packs some lessons, by their numbers, for the teacher: one branch each, in their order."""
+
+
+def make_ahead(
+    folder: Path, teacher: Any, lessons: int, packing: Packing, reading: Reading, share: tuple[int, int] = (0, 1)
+) -> None:
+    """Write the shards that are missing: of every `share[1]` those that are this process's, number `share[0]`.
+
+    The k likeliest tokens are kept of every distribution, so `reading.top_k` must be above 0.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, start in enumerate(range(0, lessons, SHARD)):
+        file = _file(folder, shard)
+        if shard % share[1] != share[0] or file.exists():
+            continue
+        numbers = range(start, min(start + SHARD, lessons))
+        batch = packing(numbers)
+        tensors = _kept(listen_to(teacher, batch, reading), batch, len(reading.layers), numbers)
+        partial = file.with_suffix(".partial")
+        save_file(tensors, partial)
+        partial.rename(file)
+
+
+def _kept(signals: Signals, batch: Packed, layers: int, numbers: Sequence[int]) -> dict[str, Tensor]:
+    """Return what is kept of each lesson's C predictions, under names that begin with the lesson's number."""
+    count = len(batch.target)
+    found = {"top": _targets(signals.top, 0, count)}
+    if signals.below is not None:
+        found |= {f"layer{n}": _targets(signals.below, n * count, (n + 1) * count) for n in range(layers)}
+    kept = {}
+    for branch, number in enumerate(numbers):
+        mine = batch.branch == branch
+        for name, (columns, logprobs) in found.items():
+            kept[f"{number}/{name}/columns"] = columns[mine].int().cpu()
+            kept[f"{number}/{name}/logprobs"] = logprobs[mine].cpu()
+        for n, states in enumerate(signals.states or ()):
+            kept[f"{number}/state{n}"] = states[mine].contiguous().cpu()
+    return kept
+
+
+def _targets(targets: Targets, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Return columns and log-probabilities of some predictions, made a few at a time."""
+    found = [targets(slice(n, min(n + AT_ONCE, stop))) for n in range(start, stop, AT_ONCE)]
+    columns = [target.columns for target in found if isinstance(target.columns, Tensor)]
+    assert len(columns) == len(found), "only the likeliest tokens can be kept"
+    return torch.cat(columns), torch.cat([target.logprobs for target in found])
+
+
+class SignalStore:
+    """Reads back what `make_ahead` wrote, for any lessons in any order."""
+
+    def __init__(self, folder: Path, reading: Reading) -> None:
+        self.folder, self.reading = folder, reading
+
+    def __call__(self, numbers: Sequence[int], device: torch.device | str) -> Signals:
+        """Return the signals of some lessons, whose predictions follow one another in this order.
+
+        Raises FileNotFoundError for a lesson that was not written.
+        """
+        layers = range(len(self.reading.layers))
+        top = self._targets([self._target(numbers, "top", device)])
+        if self.reading.match == "representation":
+            states = [torch.cat(self._read(numbers, f"state{n}")).to(device) for n in layers]
+            return Signals(top, states=states)
+        below = [self._target(numbers, f"layer{n}", device) for n in layers]
+        return Signals(top, below=self._targets(below) if below else None)
+
+    def _target(self, numbers: Sequence[int], name: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        parts = (torch.cat(self._read(numbers, f"{name}/{part}")).to(device) for part in ("columns", "logprobs"))
+        columns, logprobs = parts
+        return columns.long(), logprobs
+
+    def _targets(self, found: Sequence[tuple[Tensor, Tensor]]) -> Callable[[slice], Target]:
+        columns, logprobs = (torch.cat(parts) for parts in zip(*found, strict=True))
+
+        def some(part: slice) -> Target:
+            return Target(logprobs[part], columns[part], remainder(logprobs[part]))
+
+        return some
+
+    def _read(self, numbers: Sequence[int], name: str) -> list[Tensor]:
+        from safetensors import safe_open
+
+        shards: dict[int, Any] = {}
+        found = []
+        for number in numbers:
+            shard = number // SHARD
+            if shard not in shards:
+                shards[shard] = safe_open(_file(self.folder, shard), framework="pt")
+            found.append(shards[shard].get_tensor(f"{number}/{name}"))
+        return found
+
+
+def _file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:06d}.safetensors"

@@ -1,0 +1,94 @@
+"""What a teacher that reads has to say about a batch of responses: its signals, from a forward pass or from a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from earwitness.learn.attention import unwrapped
+from earwitness.learn.divergences import Target, remainder
+from earwitness.learn.layers import decoder, prediction_places, tapped
+from earwitness.learn.losses import hidden_states
+from earwitness.learn.tree import Packed
+from earwitness.learn.vocabularies import SharedVocabulary
+
+Match = Literal["representation", "distribution"]
+Targets = Callable[[slice], Target]
+"""The targets of some of the N predictions; nothing of the size (N, V) is kept."""
+
+
+class TeacherError(Exception):
+    """A teacher whose signals nobody should learn from: the message says what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """A teacher's signals for a batch's N predictions.
+
+    `top` makes the targets of the top layer. Of the n_L chosen layers there are (N, D_T) hidden `states`, or what makes
+    the targets of all their predictions `below` the top: n_L N of them, layer by layer.
+    """
+
+    top: Targets
+    states: list[Tensor] | None = None
+    below: Targets | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a teacher is read: which layers (from 1), as what, how many of its likeliest tokens (0: all), how softly.
+
+    `shared` are the tokens that it has in common with the student (None: all, in the same order).
+    """
+
+    layers: tuple[int, ...]
+    match: Match
+    top_k: int = 0
+    softness: float = 1.0
+    shared: SharedVocabulary | None = None
+
+
+@torch.no_grad()
+def listen_to(teacher: Any, batch: Packed, reading: Reading) -> Signals:
+    """Return a teacher's signals for a batch that is packed for it. Raises TeacherError for what is not a number."""
+    text, head = decoder(teacher), unwrapped(teacher).lm_head
+    with tapped(teacher, reading.layers, [prediction_places(batch)]) as (states,):
+        last = hidden_states(teacher, batch)[batch.row, batch.source]
+    for number, found in zip((*reading.layers, "top"), (*states, last), strict=True):
+        if not torch.isfinite(found).all():
+            raise TeacherError(
+                f'the textual teacher\'s signals are not numbers (layer {number}): load it with dtype = "float32" or '
+                '"bfloat16", and check its files'
+            )
+    top = _read_by(head, last, reading)
+    if reading.match == "representation":
+        return Signals(top, states=states)
+    return Signals(top, below=_read_by(head, text.norm(torch.cat(states)), reading) if states else None)
+
+
+def _read_by(head: Any, states: Tensor, reading: Reading) -> Targets:
+    def targets(some: slice) -> Target:
+        with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
+            logits = F.linear(states[some], head.weight.to(states.dtype))
+            return target_of(logits.to(torch.promote_types(logits.dtype, torch.float32)), reading)
+
+    return targets
+
+
+def target_of(logits: Tensor, reading: Reading) -> Target:
+    """Return the target that a teacher's (n, V_T) logits are, over the student's tokens."""
+    logprobs = (logits / reading.softness).log_softmax(-1)
+    shared = reading.shared
+    if shared is None:
+        return Target.likeliest(logprobs, reading.top_k) if reading.top_k else Target(logprobs)
+    size = len(shared.teacher)
+    own = logprobs[:, :size] if shared.aligned else logprobs[:, shared.teacher.to(logits.device)]
+    if not reading.top_k:
+        return Target(own, size if shared.aligned else shared.student.to(logits.device), remainder(own))
+    kept, chosen = own.topk(reading.top_k, dim=-1)
+    return Target(kept, shared.student.to(logits.device)[chosen], remainder(kept))
