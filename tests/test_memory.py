@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from earwitness.config import Grpo, Model, Sft
+from earwitness.config import Distil, Grpo, Model, Sft
 from earwitness.learn.losses import hidden_states
 from earwitness.learn.tree import Branch, Root, Tree, pack
-from earwitness.memory import activations, parameters, shape, training_need
+from earwitness.memory import activations, distilling_need, operations, parameters, shape, training_need
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,33 @@ def test_seven_billion_parameters_under_lora_need_what_is_known_of_them():
     need = training_need(8_400_000_000, sizes, Sft(tuning="lora", batch=1), 256, wide=False)
     assert 15 < need.weights / 2**30 < 16.5
     assert 20 < need.total / 2**30 < 40
+
+
+def test_a_textual_teacher_takes_memory_where_it_is_asked(folder):
+    spec = Model(kind="local", name=str(folder))
+    size, sizes = parameters(spec), shape(spec)
+
+    def need(**settings):
+        asked = Distil(batch=4, **settings)
+        plain = training_need(size, sizes, asked, 100, wide=True)
+        return distilling_need(plain, sizes, (1000, sizes), asked, 100, number=2)
+
+    alone = training_need(size, sizes, Sft(batch=4), 100, wide=True)
+    nothing = need(text_weight=0, layer_weight=0, acoustic_weight=0)
+    assert nothing.total == alone.total
+    assert need(acoustic_weight=1e-3, text_weight=0, layer_weight=0).reference == 4 * size, "the parent is a copy"
+    assert need(tuning="lora").reference == 0, "under LoRA the parent is the adapter switched off"
+    assert need(match="distribution").teacher == 2 * 1000
+    assert need(match="distribution", signals="ahead", top_k=4).teacher == 0, "it is let go before training"
+    assert need(layers="1 in 2").teacher == 2 * 1000 + 16 * 2 * 256 * 256
+    assert need().activations > need(layers="1 in 2").activations > need(layer_weight=0).activations
+
+
+def test_operations_are_counted_per_weight_and_token():
+    once = 2.0 * 1000 * (950 + 100)
+    assert operations(1000, Sft(batch=1), 100) == 3 * once
+    assert operations(1000, Sft(batch=2, tuning="lora", activation_checkpointing=True), 100) == 2 * 3 * once
+    joint = Distil(batch=1, acoustic_weight=0.0)
+    assert operations(1000, joint, 100, teacher=500) == 3 * once + 2 * 500 * (400 + 100)
+    held = Distil(batch=1, acoustic_weight=0.1)
+    assert operations(1000, held, 100) == 3 * once + 2 * 1000 * 950 + 0

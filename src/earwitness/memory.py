@@ -1,15 +1,15 @@
-"""How much memory a training step or a sampling stage takes, from the model's configuration alone."""
+"""How much memory and arithmetic a training step takes, or a sampling stage, from the model's configuration alone."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from earwitness.config import Grpo, Model, Optimisation
+from earwitness.config import Distil, Grpo, Model, Optimisation
 from earwitness.models.places import place_of
 
 NEEDED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
@@ -42,11 +42,12 @@ class Need:
     optimizer: float
     activations: float
     cache: float
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it: the cache of sampling is gone when activations are kept, so the larger of the two counts."""
-        fixed = self.weights + self.reference + self.gradients + self.optimizer
+        fixed = self.weights + self.reference + self.gradients + self.optimizer + self.teacher
         return fixed + max(self.activations, self.cache)
 
     def told(self) -> str:
@@ -148,17 +149,67 @@ def training_need(size: int, shape: Shape, settings: Optimisation, answer: int, 
     row = min(shape.window, AUDIO_TOKENS + TEXT_TOKENS) + group * length
     trained = size if settings.tuning == "full" else _adapter(shape, settings.lora_rank)
     base = {"full": 4.0, "lora": float(number), "qlora": 0.6}[settings.tuning]
-    copied = practice is not None and practice.beta > 0 and settings.tuning == "full"
+    held_to = practice.beta > 0 if practice else isinstance(settings, Distil) and settings.acoustic_weight > 0
     drawn = rows * group if practice else 0
     return Need(
         weights=size * base + (trained * 4 if settings.tuning != "full" else 0),
-        reference=size * 4.0 if copied else 0.0,
+        reference=size * 4.0 if held_to and settings.tuning == "full" else 0.0,
         gradients=trained * 4.0,
         optimizer=trained * 8.0,
         activations=held * activations(shape, row, number, settings.activation_checkpointing)
         + 3 * 4 * min(SCORED, held * group * length) * shape.vocabulary,
         cache=drawn * (row - (group - 1) * length) * 2 * shape.layers * shape.keys * number,
     )
+
+
+def distilling_need(
+    need: Need, shape: Shape, teacher: tuple[int, Shape], settings: Distil, answer: int, number: int, processes: int = 1
+) -> Need:
+    """Return what a step of distil needs: that of the same training step, and its textual teacher's part.
+
+    `number` is the bytes of one of the teacher's weights. Beside them there are projections with their gradients and
+    moments, and the hidden states of both models at the response's tokens (at the audio tokens too, of the student).
+    """
+    size, sizes = teacher
+    layers = _count(settings.layers, shape.layers) if settings.layer_weight else 0
+    heard = _count(settings.acoustic_layers, shape.layers) if settings.acoustic_weight else 0
+    rows = -(-settings.batch // processes)
+    rows = min(settings.micro_batch, rows) if settings.micro_batch else rows
+    states = layers * answer * (shape.hidden + sizes.hidden) + 2 * heard * AUDIO_TOKENS * shape.hidden
+    maps = layers * shape.hidden * sizes.hidden if settings.match == "representation" else 0
+    return replace(
+        need,
+        activations=need.activations + 4.0 * rows * states,
+        teacher=(size * float(number) if settings.reads and settings.signals == "live" else 0.0) + 16.0 * maps,
+    )
+
+
+def _count(layers: str | tuple[int, ...], depth: int) -> int:
+    """Return how many layers a choice of them takes."""
+    if not isinstance(layers, str):
+        return len(layers)
+    return depth if layers == "all" else depth // int(layers.removeprefix("1 in "))
+
+
+def operations(size: int, settings: Optimisation, answer: int, teacher: int = 0) -> float:
+    """Return the floating-point operations of one optimizer step, all processes together.
+
+    Two for every weight and token in a forward pass, twice as many in the backward pass (half of them where only
+    adapters are trained), and a forward pass more where activations are computed again. `teacher` is the size of a
+    textual teacher that is asked in every step (0: none).
+    """
+    practice = settings if isinstance(settings, Grpo) else None
+    prompt, group = AUDIO_TOKENS + TEXT_TOKENS, practice.group if practice else 1
+    said = group * (practice.max_tokens if practice else answer)
+    once = 2.0 * size * (prompt + said)
+    passes = 1 + (2 if settings.tuning == "full" else 1) + settings.activation_checkpointing
+    work = passes * once
+    if practice:
+        work += once / practice.updates + (once if practice.beta else 0)
+    if isinstance(settings, Distil):
+        work += 2.0 * size * prompt if settings.acoustic_weight else 0
+        work += 2.0 * teacher * (2 * TEXT_TOKENS + said)
+    return settings.batch * work
 
 
 def sampling_need(size: int, shape: Shape, prompts: int, samples: int, length: int, number: int) -> Need:

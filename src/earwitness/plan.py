@@ -6,13 +6,24 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from earwitness.config import Model, Optimisation, RunConfig
-from earwitness.memory import GIB, Need, parameters, sampling_need, shape, training_need
+from earwitness.config import Distil, Model, Optimisation, RunConfig
+from earwitness.memory import (
+    GIB,
+    Need,
+    Shape,
+    distilling_need,
+    operations,
+    parameters,
+    sampling_need,
+    shape,
+    training_need,
+)
 from earwitness.preflight import Asked, chooses, has_gpu, read_questions, refuse, refuse_no_choice, worker_count
 from earwitness.records import Question
 from earwitness.table import BLOCK
 
 WIDTH = 22
+PACE = 125e12  # operations a second: 40 % of what an A100 can do in 16 bits
 
 
 def plan_text(config: RunConfig, root: Path) -> str:
@@ -87,6 +98,22 @@ def _memory(config: RunConfig) -> list[str]:
     if largest[1]:
         each = f" in each of {config.train.processes} processes" if config.train.processes > 1 else ""
         lines.append(_line("largest stage", f"{largest[1]}: about {largest[0] / GIB:.2f} GiB{each}"))
+    return lines + _arithmetic(config)
+
+
+def _arithmetic(config: RunConfig) -> list[str]:
+    """How long the training steps take, counted: a real machine is slower where clips must be read from a disk."""
+    size = parameters(config.models["student"]) if "student" in config.models else None
+    lines = []
+    for name, settings in _steps(config).items() if size is not None else ():
+        live = isinstance(settings, Distil) and settings.reads and settings.signals == "live"
+        teacher = (parameters(config.model("textual_teacher")) or 0) if live else 0
+        work = settings.steps * operations(size or 0, settings, config.sample.max_tokens, teacher)
+        hours = work / PACE / config.train.processes / 3600
+        gpus = f"{config.train.processes} GPUs" if config.train.processes > 1 else "a GPU"
+        lines.append(
+            _line(name, f"{work:.1e} operations a seed: {hours:.2g} h on {gpus} at {PACE / 1e12:g} TFLOP/s each")
+        )
     return lines
 
 
@@ -104,7 +131,20 @@ def _needs(config: RunConfig) -> Iterator[tuple[str, Model, Need | None]]:
         yield role, spec, sampling_need(size, sizes, BLOCK, samples, length, number)
         for name, settings in _steps(config).items() if role == "student" else ():
             wide, lesson = _wide(settings.precision), config.sample.max_tokens
-            yield name, spec, training_need(size, sizes, settings, lesson, wide, config.train.processes)
+            need = training_need(size, sizes, settings, lesson, wide, config.train.processes)
+            yield name, spec, _with_teacher(config, settings, need, sizes, lesson)
+
+
+def _with_teacher(config: RunConfig, settings: Optimisation, need: Need, sizes: Shape, lesson: int) -> Need | None:
+    """Return a training step's need with its textual teacher's part, None where that one's size is not known."""
+    if not isinstance(settings, Distil) or not settings.reads:
+        return need
+    teacher = config.model("textual_teacher")
+    size, theirs = parameters(teacher), shape(teacher)
+    if size is None or theirs is None:
+        return None
+    number = 4 if _wide(teacher.dtype) else 2
+    return distilling_need(need, sizes, (size, theirs), settings, lesson, number, config.train.processes)
 
 
 def _steps(config: RunConfig) -> dict[str, Optimisation]:
@@ -119,7 +159,9 @@ def _steps(config: RunConfig) -> dict[str, Optimisation]:
 
 
 def _alike(a: Optimisation, b: Optimisation) -> bool:
-    sizes = ("tuning", "batch", "micro_batch", "lora_rank", "precision", "activation_checkpointing")
+    sizes = ["tuning", "batch", "micro_batch", "lora_rank", "precision", "activation_checkpointing"]
+    if isinstance(a, Distil):
+        sizes += ["layers", "match", "acoustic_layers", "signals", "reads", "layer_weight", "acoustic_weight"]
     return type(a) is type(b) and all(getattr(a, name) == getattr(b, name) for name in sizes)
 
 
