@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from earwitness.report import plots
+from earwitness.report.causes import causes, section
 from earwitness.report.tables import (
     MOST_VALUES,
     SIGNIFICANT,
@@ -61,6 +62,7 @@ def write(
             "rows": rows,
             "summary": summary,
             "comparisons": comparisons(sittings, pairs, by_category),
+            "causes": causes(sittings),
             "traces": list(traces),
             "stages": list(stages),
             "checker": dict(checker or {"false_accept": None, "false_reject": None, "n": 0}),
@@ -102,7 +104,8 @@ def markdown(
     made_of = f"configuration `{_short(report['config_sha256'])}`, weights `{_short(report['weights_sha256'])}`"
     lines += [f"earwitness {escaped(str(report['version']))}, {made_of}", ""]
     lines += _ladders(report, chance, names, pictures)
-    lines += [*_steps(report, names), *_categories(report, names, pictures), *_lessons(report, pictures)]
+    lines += [*_steps(report, names), *_categories(report, names, pictures)]
+    lines += [*section(report["causes"]), *_lessons(report, pictures)]
     lines += [*_checker(report["checker"]), *_stages(report["stages"]), *_reading(names, notes)]
     return "\n".join(lines).rstrip() + "\n"
 
