@@ -327,4 +327,4 @@ SECTIONS: dict[str, type[Section]] = {
     "distil": Distil,
     "answer": Answer,
 }
-NOT_BUILT = ("describe", "distil")
+NOT_BUILT = ("distil",)
