@@ -25,7 +25,7 @@ from earwitness.flow import (
     training_job,
 )
 from earwitness.launcher import launcher_around
-from earwitness.needs import chooses, controls, data_stages
+from earwitness.needs import chooses, controls, data_stages, sitting_of
 from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice, refuse_no_truth, worker_count
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
@@ -199,7 +199,7 @@ def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
 
 def _list_arms(story: _Story, ends: Ends) -> None:
     """Write which model stands behind each arm, so that `listen` and people find it: `ARM`, and `ARM, seed N` for all
-    seeds but the first.
+    seeds but the first. Arms that are no student's are left out.
 
     A checkpoint's place is written relative to the run, which may be moved.
     """
@@ -208,6 +208,8 @@ def _list_arms(story: _Story, ends: Ends) -> None:
     bench, first = story.bench, story.bench.config.train.seeds[0]
     arms = {}
     for (arm, seed), end in ends.items():
+        if sitting_of(bench.config, bench.config.arms[arm]).examinee != "student":
+            continue
         place = end.model_copy(update={"path": os.path.relpath(end.path, bench.run.path)}) if end else None
         name = arm if seed in (None, first) else f"{arm}, seed {seed}"
         arms[name] = student_spec(bench.model("student"), place).model_dump(mode="json")

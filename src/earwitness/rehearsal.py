@@ -126,9 +126,15 @@ def _with_descriptions(bench: Workbench, asked: Asked) -> tuple[Workbench, Asked
     if "describer" not in roles(bench.config):
         return bench, asked
     rows = describe_clips(bench, list({q.id: q for qs in (asked.train, *asked.exams.values()) for q in qs}.values()))
-    if all(why.startswith(UNUSABLE) for why in rows.failed.values()) and rows.failed:
-        del bench.failures[rows.table]
-        bench.note(f"describe: {len(rows.failed)} descriptions by a random model cannot be used; stand-ins serve")
+    bench.failures.pop(rows.table, None)
+    real = {i: why for i, why in rows.failed.items() if not why.startswith(UNUSABLE)}
+    if real:
+        first, why = next(iter(real.items()))
+        bench.failures[rows.table] = (
+            f"describe: {len(real)} of {len(rows.sources)} questions failed",
+            f"{first}: {why}",
+        )
+    bench.note(f"describe: {len(rows.failed) - len(real)} descriptions by a random model mean nothing; stand-ins serve")
     described = bench.config.describe.model_copy(update={"source": "field"})
     readers = replace(bench, config=bench.config.model_copy(update={"describe": described}))
     exams = {exam: _described(questions) for exam, questions in asked.exams.items()}
