@@ -90,6 +90,19 @@ def test_pools_hold_what_they_say(answers, accepted, limit):
     assert [(x.answer, x.think) for x in pools["gold"]] == [("dog", None)]
 
 
+@pytest.mark.parametrize(
+    "answer, think, expected", [("dog", "a bark", True), ("dog", None, False), (None, "a bark", False)]
+)
+def test_given_lessons_are_the_datas_reasoning_and_answer_with_or_without_a_teacher(answer, think, expected):
+    own = question(answer).model_copy(update={"think": think})
+    alone = select(own, [], None, [], Select(traces=1))
+    taught = select(own, traces(["dog"]), vote(traces(["dog"]), Vote()), [], Select(traces=1))
+    given = Lesson(think=think, answer="dog", index=None, pools=("given",), by="data") if expected else None
+    assert [x for x in alone if "given" in x.pools] == ([given] if given else [])
+    assert [x.pools for x in alone] == [("gold",)] * bool(answer) + [("given",)] * expected
+    assert taught[-len(alone) :] == alone if alone else all(x.by != "data" for x in taught)
+
+
 def test_a_trace_without_thinking_is_no_lesson():
     bare = [trace(0, "dog", think=None)]
     assert [x.pools for x in select(question(None), bare, vote(bare, Vote()), [], Select())] == [("labels",)]

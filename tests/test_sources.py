@@ -73,6 +73,35 @@ def test_an_answer_becomes_the_choice_as_it_is_spelled(tmp_path, answer):
     assert question.answer == "a kettle"
 
 
+FOUR = "<PLANNING>plan</PLANNING><CAPTION>a kettle\nboils</CAPTION><REASONING>so</REASONING><SUMMARY>short</SUMMARY>"
+
+
+def cota(response: str) -> str:
+    return f"<THINK>\n{FOUR}</THINK>\n<RESPONSE>{response}</RESPONSE>"
+
+
+def test_reasoning_and_a_description_of_the_datas_own(tmp_path):
+    row = GOOD | {"answer": "a kettle", "think": " A kettle boils. ", "description": "0 to 2 s: a kettle\n"}
+    (plain,) = read_questions(write(tmp_path, row))
+    assert (plain.think, plain.description) == ("A kettle boils.", "0 to 2 s: a kettle")
+    (parts,) = read_questions(write(tmp_path, row | {"think": FOUR, "description": None}))
+    assert (parts.think, parts.answer, parts.description) == (FOUR, "a kettle", None)
+
+
+@pytest.mark.parametrize(
+    "row, answer",
+    [
+        ({}, "It is a kettle"),
+        ({"answer": "a kettle"}, "a kettle"),
+        ({"choices": CHOICES}, "a kettle"),
+        ({"choices": CHOICES, "answer": 1}, "a kettle"),
+    ],
+)
+def test_a_row_of_cota_says_its_answer_in_its_response(tmp_path, row, answer):
+    (question,) = read_questions(write(tmp_path, GOOD | {"think": cota(" It is a kettle\n")} | row))
+    assert (question.think, question.answer) == (FOUR, answer)
+
+
 def test_byte_order_mark_carriage_returns_and_empty_lines(tmp_path):
     path = tmp_path / "q.jsonl"
     lines = [
@@ -129,6 +158,16 @@ def test_a_missing_media_file_is_no_error_here(tmp_path):
         ({"choices": CHOICES, "answer": 1.0}, "answer is 1.0"),
         ({"answer": 1}, "answer is 1, not text"),
         ({"tags": ["x"]}, "tags is ['x']"),
+        ({"think": 5}, "think is 5, not text"),
+        ({"think": " "}, "think is empty"),
+        ({"think": "<think>so</think>"}, "think holds the tag <think>"),
+        ({"think": "<CAPTION>a dog</CAPTION>"}, "not in CoTA's four parts: <PLANNING> is missing"),
+        ({"think": cota("<audio>")}, "think's response holds the tag <audio>"),
+        ({"think": cota("a bird"), "choices": CHOICES}, "'a bird' names none of the choices; write an answer"),
+        ({"think": cota("a dog"), "choices": CHOICES, "answer": 1}, "answer is 'a kettle', and think's response names"),
+        ({"description": "<|AUDIO|>"}, "description holds a model's own token <|AUDIO|>"),
+        ({"description": 1}, "description is 1, not text"),
+        ({"desciption": "x"}, "did you mean 'description'?"),
         ({"tags": {"x": 1}}, "tag 'x' is 1, not text"),
     ],
 )
@@ -229,6 +268,7 @@ def test_a_file_without_questions(tmp_path):
         read_questions(tmp_path / "missing.jsonl")
 
 
+KEYS = ["id", "media", "question", "start", "end", "choices", "answer", "think", "description", "tags"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda x: st.lists(x) | st.dictionaries(st.text(), x),
@@ -237,7 +277,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(["id", "media", "question", "start", "end", "choices", "answer", "tags"]), JSON))
+@given(st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_any_json_gives_questions_or_a_source_error(tmp_path_factory, row):
     folder = tmp_path_factory.mktemp("any")
     try:

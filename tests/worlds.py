@@ -18,6 +18,16 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "label": [{"stage": "sft", "lessons": "labels"}],
     "practised": [{"stage": "sft", "lessons": "all"}, {"stage": "grpo", "prompts": "labels"}],
 }
+READERS: dict[str, list[dict[str, Any]]] = {
+    "told": [{"stage": "answer", "examinee": "textual_teacher", "sees": "oracle"}],
+    "reader": [{"stage": "answer", "examinee": "textual_teacher", "sees": "description"}],
+    "student-reads": [{"stage": "answer", "sees": "description", "prompt": "think"}],
+}
+MODELS = {
+    **{role: {"kind": "world", "name": role} for role in ("teacher", "checker", "student")},
+    "describer": {"kind": "world", "name": "checker"},
+    "textual_teacher": {"kind": "world", "name": "text-core"},
+}
 
 
 def world_config(**sections: Any) -> RunConfig:
@@ -42,6 +52,12 @@ def world_config(**sections: Any) -> RunConfig:
         merged = isinstance(values, dict) and name not in ("arms", "variants")
         data[name] = {**data.get(name, {}), **values} if merged else values
     return RunConfig.parse(data)
+
+
+def reading_config(**sections: Any) -> RunConfig:
+    """Return a configuration in which nothing is trained and an exam of three questions is sat by reading."""
+    small = {"describe": {"max_tokens": 48}, "arms": READERS, "exams": {"names": ["world"], "limit": 3}}
+    return world_config(**small | {"models": MODELS} | sections)
 
 
 def save(config: RunConfig, place: Path) -> Path:

@@ -93,7 +93,9 @@ def _add_run(commands: Commands) -> None:
     sub = _command(commands, "run", run, "Run a configuration; what is done is not done again.")
     _add_config(sub)
     sub.add_argument(
-        "--until", metavar="STAGE", help="stop after this stage: sample, vote, verify, select, train, answer"
+        "--until",
+        metavar="STAGE",
+        help="stop after this stage: sample, vote, verify, select, describe, train, answer",
     )
     sub.add_argument("--redo", choices=["stale", "failed"], help="make rows again whose inputs changed, or that failed")
     sub.add_argument("--shard", metavar="I/S", help="do only the I-th of S shares of the data stages")

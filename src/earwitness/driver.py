@@ -25,7 +25,8 @@ from earwitness.flow import (
     training_job,
 )
 from earwitness.launcher import launcher_around
-from earwitness.preflight import Asked, chooses, read_questions, refuse, refuse_no_choice, worker_count
+from earwitness.needs import chooses, controls, data_stages, sitting_of
+from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice, refuse_no_truth, worker_count
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
 from earwitness.report.pools import pool_rows
@@ -89,7 +90,7 @@ def drive(
     """
     if until is not None and until not in STAGES:
         raise ConfigError(f"there is no stage {until!r} to stop after; stages: {', '.join(STAGES)}")
-    until = until if until in DATA_STAGES or shard is None else "select"
+    until = until if until in DATA_STAGES or shard is None else data_stages(config)[-1]
     line = None if quiet else ProgressLine()
     asked = _ask(config, until, line)
     release_models()  # of an earlier run of this process: their files may have changed
@@ -148,7 +149,7 @@ def _ask(config: RunConfig, until: str | None, line: ProgressLine | None) -> dic
     data_only = until in DATA_STAGES
     variants = {name: config.variant(name) for name in ("default", *config.variants)}
     for one in variants.values():
-        refuse(one, data_only)
+        refuse(one, until)
     said: set[str] = set()
 
     def note(text: str) -> None:
@@ -157,8 +158,10 @@ def _ask(config: RunConfig, until: str | None, line: ProgressLine | None) -> dic
         said.add(text)
 
     asked = {name: read_questions(one, note, data_only) for name, one in variants.items()}
-    for name, one in () if data_only else variants.items():
-        refuse_no_choice(one, asked[name])
+    for name, one in variants.items():
+        refuse_no_truth(one, asked[name], until)
+        if not data_only:
+            refuse_no_choice(one, asked[name])
     return asked
 
 
@@ -196,7 +199,7 @@ def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
 
 def _list_arms(story: _Story, ends: Ends) -> None:
     """Write which model stands behind each arm, so that `listen` and people find it: `ARM`, and `ARM, seed N` for all
-    seeds but the first.
+    seeds but the first. Arms that are no student's are left out.
 
     A checkpoint's place is written relative to the run, which may be moved.
     """
@@ -205,6 +208,8 @@ def _list_arms(story: _Story, ends: Ends) -> None:
     bench, first = story.bench, story.bench.config.train.seeds[0]
     arms = {}
     for (arm, seed), end in ends.items():
+        if sitting_of(bench.config, bench.config.arms[arm]).examinee != "student":
+            continue
         place = end.model_copy(update={"path": os.path.relpath(end.path, bench.run.path)}) if end else None
         name = arm if seed in (None, first) else f"{arm}, seed {seed}"
         arms[name] = student_spec(bench.model("student"), place).model_dump(mode="json")
@@ -219,13 +224,14 @@ def _stages(stories: Sequence[_Story]) -> list[dict[str, Any]]:
 def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str, Any]:
     traces = [row for s in stories if s.made for row in pool_rows(s.variant, s.made.questions, s.made.lessons.of)]
     first = stories[0]
-    calibrated = calibrate_checker(first.bench, first.made) if first.made else None
+    calibrated = calibrate_checker(first.bench, first.made) if first.made and first.made.verdicts.table else None
     checker = rates(list(calibrated.made.values()) if calibrated else [])
     local = {role: first.bench.model_source(spec) for role, spec in config.models.items() if spec.kind != "served"}
     meta = {
         "version": __version__,
         "config_sha256": config.measured(),
         "weights_sha256": digest(local, 64),
+        "controls": list(dict.fromkeys(arm for s in stories for arm in controls(s.bench.config))),
     }
     sittings = [sitting for s in stories for sitting in s.sittings]
     pairs = arm_pairs(config) if sittings else []

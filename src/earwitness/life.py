@@ -17,7 +17,7 @@ from earwitness.sources.questions import SourceError
 from earwitness.table import EARLIER
 from earwitness.terminal import clean
 
-ORDER = ("sample", "vote", "verify", "select", "calibrate", "answer", "grade")
+ORDER = ("sample", "vote", "verify", "select", "describe", "calibrate", "answer", "grade")
 REASONS = 5
 Entry = dict[str, Any]
 
@@ -181,7 +181,13 @@ def _verdict(record: Entry) -> str:
 
 def _lesson(record: Entry) -> str:
     what = "the bare answer" if record["think"] is None else f"trace {record['index']}"
+    what = "the data's own reasoning to" if record["pools"] == ["given"] else what
     return f"{what} {record['answer']!r}, by {record['by']}: {', '.join(record['pools'])}"
+
+
+def _description(record: Entry) -> str:
+    lines = record["text"].replace("\n", "\n    ")
+    return f"by {record['by']}: {lines}"
 
 
 def _reply(record: Entry) -> str:
@@ -204,5 +210,6 @@ TOLD: dict[str, Callable[[Entry], str]] = {
     "vote": _ballot,
     "verify": _verdict,
     "select": _lesson,
+    "describe": _description,
     "answer": _reply,
 }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from earwitness.config import Distil, Model, Optimisation, RunConfig
+from earwitness.config import Answer, Distil, Model, Optimisation, RunConfig
 from earwitness.memory import (
     GIB,
     Need,
@@ -18,7 +18,16 @@ from earwitness.memory import (
     shape,
     training_need,
 )
-from earwitness.preflight import Asked, chooses, has_gpu, read_questions, refuse, refuse_no_choice, worker_count
+from earwitness.needs import chooses, data_stages, sittings
+from earwitness.preflight import (
+    Asked,
+    has_gpu,
+    read_questions,
+    refuse,
+    refuse_no_choice,
+    refuse_no_truth,
+    worker_count,
+)
 from earwitness.records import Question
 from earwitness.table import BLOCK
 
@@ -35,9 +44,15 @@ def plan_text(config: RunConfig, root: Path) -> str:
     notes: list[str] = []
     asked = read_questions(config, notes.append)
     refuse_no_choice(config, asked)
+    refuse_no_truth(config, asked)
     done = _done(root / config.name)
     lines = [config.to_toml(), "what this run would do", ""]
-    lines += [*_data(config, asked, done), *_training(config), *_exams(config, asked)]
+    lines += [
+        *_data(config, asked, done),
+        *_training(config),
+        *_exams(config, asked),
+        *_describing(config, asked, done),
+    ]
     lines += ["", *_memory(config), ""]
     lines += [f"  {worker_count(config)} worker processes; results in {root / config.name}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
@@ -52,15 +67,40 @@ def _data(config: RunConfig, asked: Asked, done: dict[str, int]) -> list[str]:
         return [_line("training questions", "none: no arm trains anything")]
     traces = len(asked.train) * config.sample.traces
     heard = f"up to {traces} traces, one call per distinct claim to the checker"
-    lines = [
-        _line("training questions", f"{len(asked.train)}{_missing(asked.train)}"),
-        _line("sample", f"{config.sample.traces} traces each: {traces} calls to the teacher{_rows(done, 'sample')}"),
-        _line("verify", f"{heard}{_rows(done, 'verify')}"),
-    ]
+    calls = f"{config.sample.traces} traces each: {traces} calls to the teacher"
+    lines = [_line("training questions", f"{len(asked.train)}{_missing(asked.train)}")]
+    if "sample" in data_stages(config):
+        lines += [_line("sample", calls + _rows(done, "sample")), _line("verify", heard + _rows(done, "verify"))]
+    else:
+        lines.append(_line("lessons", "the data's own (a control): no teacher is asked, no checker listens"))
     if chooses(config):
-        calls = len(asked.choose) * config.sample.traces
-        lines.append(_line("choose", f"{len(asked.choose)} questions{_missing(asked.choose)}: {calls} calls more"))
+        labels = "by the data's own answers"
+        if config.questions.choose_by == "teacher":
+            labels = f"{len(asked.choose) * config.sample.traces} calls more"
+        lines.append(_line("choose", f"{len(asked.choose)} questions{_missing(asked.choose)}: {labels}"))
     return lines
+
+
+def _describing(config: RunConfig, asked: Asked, done: dict[str, int]) -> list[str]:
+    """Say how many clips are described, and by whom; in training at most those of all questions."""
+    source = config.describe.source
+    counts: dict[str, int] = {}
+    if asked.train and "describe" in data_stages(config):
+        counts[source] = len(asked.train)
+    for sees in {"oracle" if sitting.sees == "oracle" else source for sitting in sittings(config) if _reads(sitting)}:
+        counts[sees] = counts.get(sees, 0) + sum(map(len, asked.exams.values()))
+    names = {
+        "model": "calls to the describer",
+        "caption": "captions from the data's own reasoning",
+        "field": "descriptions that the data carries",
+        "oracle": "truths of the embedded world (a control)",
+    }
+    told = ", ".join(f"up to {count} {names[kind]}" for kind, count in sorted(counts.items()))
+    return [_line("describe", told + _rows(done, "describe"))] if counts else []
+
+
+def _reads(sitting: Answer) -> bool:
+    return sitting.sees != "clip"
 
 
 def _training(config: RunConfig) -> list[str]:
@@ -126,8 +166,10 @@ def _needs(config: RunConfig) -> Iterator[tuple[str, Model, Need | None]]:
             continue
         number = 4 if _wide(spec.dtype) else 2
         samples, length = (config.sample.traces, config.sample.max_tokens) if role == "teacher" else (1, 1)
-        if role == "student":
+        if role in ("student", "textual_teacher"):
             length = config.answer.max_tokens
+        if role == "describer":
+            length = config.describe.max_tokens
         yield role, spec, sampling_need(size, sizes, BLOCK, samples, length, number)
         for name, settings in _steps(config).items() if role == "student" else ():
             wide, lesson = _wide(settings.precision), config.sample.max_tokens

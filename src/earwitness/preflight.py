@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from earwitness.config import NOT_BUILT, Answer, ConfigError, Grpo, Optimisation, Role, RunConfig, Step
+from earwitness.config import NOT_BUILT, Answer, ConfigError, Grpo, Optimisation, RunConfig, Step
 from earwitness.exams import load_exam
 from earwitness.launcher import Launcher, find_launcher
 from earwitness.models.places import place_of
+from earwitness.needs import DATA_STAGES, chooses, data_stages, roles, sitting_of, sittings, trains
 from earwitness.records import Question
 from earwitness.sources import read_source, read_sources
 
@@ -75,14 +76,16 @@ def read_exam(config: RunConfig, name: str, note: Note = lambda _: None) -> list
     return graded
 
 
-def refuse(config: RunConfig, data_only: bool = False, launcher: Launcher | None = None) -> None:
+def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | None = None) -> None:
     """Raise ConfigError or ModelError for what a configuration asks and cannot have, before anything is spent.
 
-    `launcher` is the one around this process, None: the one that the configuration would start.
+    `until` names the stage after which the run stops. `launcher` is the one around this process, None: the one that
+    the configuration would start.
     """
+    data_only = until in DATA_STAGES
     for arm, steps in config.arms.items():
         _refuse_steps(config, arm, steps)
-    for role in _roles(config, data_only):
+    for role in roles(config, until):
         spec = config.model(role)
         if spec.kind == "served":
             raise ConfigError(
@@ -109,15 +112,18 @@ def refuse_no_choice(config: RunConfig, asked: Asked) -> None:
         )
 
 
-def trains(steps: Sequence[Step]) -> bool:
-    """Whether an arm trains anything."""
-    return any(step.stage != "answer" for step in steps)
-
-
-def chooses(config: RunConfig) -> bool:
-    """Whether any training step compares candidate checkpoints."""
-    every = [config.settings(step) for steps in config.arms.values() for step in steps]
-    return any(isinstance(settings, Optimisation) and settings.candidates > 1 for settings in every)
+def refuse_no_truth(config: RunConfig, asked: Asked, until: str | None = None) -> None:
+    """Raise ConfigError where an oracle is to describe a clip that is not the embedded world's."""
+    told = config.describe.source == "oracle"
+    questions = asked.train if told and asked.train and "describe" in data_stages(config, until) else []
+    if any(sitting.sees == "oracle" or (told and sitting.sees == "description") for sitting in sittings(config)):
+        questions = [*questions, *(q for exam in asked.exams.values() for q in exam)]
+    stranger = next((q for q in questions if not q.clip.media.startswith("world:")), None)
+    if stranger is not None:
+        raise ConfigError(
+            f"an oracle is to describe the clip {stranger.clip.id} (question {stranger.id}), and the truth is known of "
+            "the embedded world's clips alone: set describe.source to model, caption or field, and sees to description"
+        )
 
 
 def worker_count(config: RunConfig) -> int:
@@ -247,18 +253,16 @@ def _refuse_steps(config: RunConfig, arm: str, steps: Sequence[Step]) -> None:
             raise ConfigError(f"{where}: grpo.checker_weight is not built yet in this version; leave it at 0")
         if isinstance(settings, Answer) and settings.prompt == "given-trace":
             raise ConfigError(f"{where}: the prompt 'given-trace' is not built yet in this version")
-        if isinstance(settings, Answer) and settings.examinee == "teacher" and number > 1:
-            raise ConfigError(f"{where}: the teacher answers here, so the training before it would be for nothing")
-
-
-def _roles(config: RunConfig, data_only: bool) -> list[Role]:
-    """Return the roles that are needed."""
-    learns = data_only or any(trains(steps) for steps in config.arms.values())
-    roles: list[Role] = ["teacher", "checker"] if learns else []
-    for steps in () if data_only else config.arms.values():
-        last = config.settings(steps[-1]) if steps else None
-        roles.append("teacher" if isinstance(last, Answer) and last.examinee == "teacher" else "student")
-    return list(dict.fromkeys(roles))
+        if isinstance(settings, Answer) and settings.examinee != "student" and number > 1:
+            raise ConfigError(
+                f"{where}: the {settings.examinee} answers here, so the training before it would be for nothing"
+            )
+    sitting = sitting_of(config, steps)
+    if sitting.examinee == "textual_teacher" and sitting.sees == "clip":
+        raise ConfigError(
+            f"arms.{arm}: the textual_teacher can neither hear nor see a clip: let it read, with sees = description "
+            "(what the describe stage says) or sees = oracle (the embedded world's truth)"
+        )
 
 
 def _note_shared(name: str, questions: Sequence[Question], train: Sequence[Question], note: Note) -> None:

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from earwitness.config import Model, Role, RunConfig, Step
 from earwitness.driver import PRELOAD
-from earwitness.flow import Ends, Labelled, Lessons, calibrate_checker, choosing_labels, lessons, sit_exam, train_arms
-from earwitness.preflight import Asked, chooses, read_questions, refuse
+from earwitness.flow import (
+    Ends,
+    Labelled,
+    Lessons,
+    calibrate_checker,
+    choosing_labels,
+    describe_clips,
+    lessons,
+    sit_exam,
+    train_arms,
+)
+from earwitness.needs import chooses, roles
+from earwitness.preflight import Asked, read_questions, refuse
 from earwitness.pretrain.tiny import CLASSES, write_tiny
-from earwitness.records import Lesson, Question
+from earwitness.records import Description, Lesson, Question
 from earwitness.run import Run
+from earwitness.stages.describe import UNUSABLE
 from earwitness.stages.workbench import Rows, Workbench
 from earwitness.terminal import ProgressLine
 from earwitness.workers import Workers
@@ -28,11 +41,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "sample": {"traces": 2, "max_tokens": TOKENS, "frames": 4},
     "sft": {"steps": 2, "batch": 2, "micro_batch": 1, "checkpoint_every": 1},
     "grpo": {"steps": 2, "batch": 1, "micro_batch": 0, "group": 2, "max_tokens": TOKENS, "filter_samples": 0},
+    "describe": {"max_tokens": TOKENS},
     "answer": {"max_tokens": TOKENS},
     "verify": {"calibrate": 0.5},
     "train": {"seeds": [1], "processes": 1, "parallel": 1},
 }
 CANDIDATES = 2
+PRACTICE = "a rehearsal"  # what stands in for reasoning and descriptions
 
 
 def rehearse(config: RunConfig, root: Path) -> int:
@@ -90,15 +105,44 @@ def _tiny(role: Role, spec: Model, folder: Path) -> Model:
 
 
 def _all_stages(bench: Workbench, asked: Asked) -> None:
+    bench, asked = _with_descriptions(bench, asked)
     config = bench.config
     made = lessons(bench, asked.train) if asked.train else None
     ends: Ends = {(arm, None): None for arm in config.arms}
     if made is not None:
-        calibrate_checker(bench, made)
+        if made.verdicts.table:
+            calibrate_checker(bench, made)
         ends = train_arms(bench, _with_practice(made), config.arms, _labels(bench, asked.choose or asked.train))
     for exam, questions in asked.exams.items():
         for (arm, _), checkpoint in ends.items():
             sit_exam(bench, questions, arm, checkpoint, exam)
+
+
+def _with_descriptions(bench: Workbench, asked: Asked) -> tuple[Workbench, Asked]:
+    """Let the describer listen and speak; whatever it says, the stages that read go on with stand-ins.
+
+    That a random model's words describe nothing is no failure; a clip that it cannot be shown is one.
+    """
+    if "describer" not in roles(bench.config):
+        return bench, asked
+    rows = describe_clips(bench, list({q.id: q for qs in (asked.train, *asked.exams.values()) for q in qs}.values()))
+    bench.failures.pop(rows.table, None)
+    real = {i: why for i, why in rows.failed.items() if not why.startswith(UNUSABLE)}
+    if real:
+        first, why = next(iter(real.items()))
+        bench.failures[rows.table] = (
+            f"describe: {len(real)} of {len(rows.sources)} questions failed",
+            f"{first}: {why}",
+        )
+    bench.note(f"describe: {len(rows.failed) - len(real)} descriptions by a random model mean nothing; stand-ins serve")
+    described = bench.config.describe.model_copy(update={"source": "field"})
+    readers = replace(bench, config=bench.config.model_copy(update={"describe": described}))
+    exams = {exam: _described(questions) for exam, questions in asked.exams.items()}
+    return readers, replace(asked, train=_described(asked.train), exams=exams)
+
+
+def _described(questions: list[Question]) -> list[Question]:
+    return [q.model_copy(update={"description": PRACTICE}) for q in questions]
 
 
 def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
@@ -109,22 +153,24 @@ def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
 
 
 def _with_practice(made: Lessons) -> Lessons:
-    """Put every question that came through into every pool, once with and once without thinking."""
+    """Put every question that came through into every pool, once with and once without thinking, and describe it."""
     rows: dict[str, list[Lesson]] = {}
+    heard = {i: [Description(text=PRACTICE, by="rehearsal")] for i in made.lessons.made}
     for question in made.questions:
         if question.id in made.lessons.made:
             thought = Lesson(
-                think="a rehearsal",
+                think=PRACTICE,
                 answer=_first_choice(question),
                 index=0,
-                pools=("all", "agreed", "heard", "verified"),
+                pools=("all", "agreed", "heard", "verified", "given"),
                 by="rehearsal",
             )
             label = thought.model_copy(update={"think": None, "index": None, "pools": ("labels", "gold")})
             rows[question.id] = [thought, label]
     told = made.lessons
     practice = Rows(told.stage, told.table, rows, told.failed, told.sources)
-    return Lessons(made.questions, made.traces, made.ballots, made.verdicts, practice)
+    described = made.descriptions and replace(made.descriptions, made=heard, sources=told.sources)
+    return replace(made, lessons=practice, descriptions=described)
 
 
 def _first_choice(question: Question) -> str:

@@ -292,7 +292,7 @@ class Answer(Section):
     """The exam sitting: who answers, under which prompt (None: the one it was trained on).
 
     `sees` is what it is asked about: the `clip` itself, or text in its place, which any examinee can read: the
-    `description` of the describe stage, or the `oracle`'s.
+    `description` of the describe stage, or the `oracle`'s (a control).
     """
 
     examinee: Literal["student", "teacher", "textual_teacher"] = "student"
@@ -327,4 +327,4 @@ SECTIONS: dict[str, type[Section]] = {
     "distil": Distil,
     "answer": Answer,
 }
-NOT_BUILT = ("describe", "distil")
+NOT_BUILT = ("distil",)

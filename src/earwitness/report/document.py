@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from earwitness.needs import OWN_POOLS
 from earwitness.report import plots
 from earwitness.report.causes import causes, section
 from earwitness.report.tables import (
@@ -51,8 +52,9 @@ def write(
 ) -> dict[str, Any]:
     """Write `report.json`, `report.md` and the pictures into the folder, and return what `report.json` holds.
 
-    `pairs` are the steps (from, to) to be tested; `meta` holds `version`, `config_sha256`, `weights_sha256`. Equal
-    runs write equal files: floats keep six significant digits and nothing tells the time.
+    `pairs` are the steps (from, to) to be tested; `meta` holds `version`, `config_sha256`, `weights_sha256`, and the
+    arms that are `controls`. Equal runs write equal files: floats keep six significant digits and nothing tells the
+    time.
     """
     rows, summary = rows_and_summary(sittings)
     report: dict[str, Any] = stable(
@@ -65,12 +67,13 @@ def write(
             "causes": causes(sittings),
             "traces": list(traces),
             "stages": list(stages),
+            "controls": list(meta.get("controls", ())),
             "checker": dict(checker or {"false_accept": None, "false_reject": None, "n": 0}),
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
     chance = _chance(sittings)
-    pictures = plots.draw(folder, report, chance, arm_names(report["summary"]))
+    pictures = plots.draw(folder, report, chance, _names(report))
     _replace(folder / "report.md", markdown(report, chance, pictures, _notes(sittings)))
     _replace(folder / "report.json", json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return report
@@ -79,7 +82,7 @@ def write(
 def table_text(report: Mapping[str, Any]) -> str:
     """Return the ladder of every exam and what its steps came to, as aligned text for a terminal."""
     lines: list[str] = []
-    names = arm_names(report["summary"])
+    names = _names(report)
     for exam, variant in _panels(report):
         lines += [f"{shown(exam)}{_of_variant(variant)}"]
         lines += [f"  {line}" for line in text_table(*_ladder(report, exam, variant, names))] + [""]
@@ -99,7 +102,7 @@ def markdown(
     notes: Sequence[str],
 ) -> str:
     """Return `report.md`: the ladder, which steps are claimed, and what stands behind them."""
-    names = {arm: escaped(name) for arm, name in arm_names(report["summary"]).items()}
+    names = {arm: escaped(name) for arm, name in _names(report).items()}
     lines = [f"# {escaped(report['run'])}", ""]
     made_of = f"configuration `{_short(report['config_sha256'])}`, weights `{_short(report['weights_sha256'])}`"
     lines += [f"earwitness {escaped(str(report['version']))}, {made_of}", ""]
@@ -175,17 +178,18 @@ def _steps(report: Mapping[str, Any], names: Mapping[Arm, str]) -> list[str]:
         counts = [str(c["a_only"]), str(c["b_only"]), points(c["difference"]), p_value(c["p"]), c["test"]]
         place = [escaped(c["exam"] + _of_variant(c["variant"])), escaped(c["category"])]
         table.append([_step(c, names), *place, "untrained" if c["seed"] is None else str(c["seed"]), *counts])
-    sentences = [f"- {_sentence(cell, names, _seeds(report, cell))}" for cell in pooled]
+    sentences = [f"- {_sentence(cell, names, _seeds(report, cell), report.get('controls', ()))}" for cell in pooled]
     detail = ["<details><summary>Every seed</summary>", "", *markdown_table(head, table), "", "</details>", ""]
     return ["## The steps", "", rule, "", *sentences, "", *detail]
 
 
-def _sentence(cell: Cell, names: Mapping[Arm, str], seeds: int) -> str:
+def _sentence(cell: Cell, names: Mapping[Arm, str], seeds: int, controls: Sequence[str]) -> str:
     """Say in words what a pooled comparison shows, and whether it is claimed."""
     where = escaped(cell["exam"] + _of_variant(cell["variant"]))
     if cell["category"] != "all":
         where += f", {escaped(cell['category'])}"
-    control = " A control: it has seen the data's answers." if _controlled(cell) else ""
+    told = any(is_control(cell[arm], controls) for arm in ("arm_a", "arm_b"))
+    control = " A control: it was told the data's answers, or the truth about the clips." if told else ""
     p = f"p {p_value(cell['p'])}" if cell["p"] < 1e-4 else f"p = {p_value(cell['p'])}"
     numbers = f"{points(cell['difference'])} points, {p}, {_signs(cell, seeds)}"
     return f"{_step(cell, names)} on {where}: **{_verdict(cell)}** ({numbers}).{control}"
@@ -205,10 +209,6 @@ def _verdict(cell: Cell) -> str:
     if not claimed(cell):
         return "not claimed"
     return "a gain is claimed" if cell["difference"] > 0 else "a loss is claimed"
-
-
-def _controlled(cell: Cell) -> bool:
-    return is_control(cell["arm_a"]) or is_control(cell["arm_b"])
 
 
 def _pooled(report: Mapping[str, Any]) -> list[Cell]:
@@ -262,7 +262,7 @@ def _lessons(report: Mapping[str, Any], pictures: Sequence[str]) -> list[str]:
     head = ["pool", "variant", "questions", "lessons", "label right", "claims an absent sound"]
     table = []
     for t in report["traces"]:
-        pool = escaped(t["pool"]) + (" (control)" if is_control(t["pool"]) else "")
+        pool = escaped(t["pool"]) + (" (control)" if is_control(t["pool"], OWN_POOLS) else "")
         numbers = [str(t["questions"]), str(t["traces"]), percent(t["label_right"]), percent(t["absent_sound"])]
         table.append([pool, escaped(t["variant"]), *numbers])
     measured = "Measured against the truth where it is known; nothing was chosen by it."
@@ -303,11 +303,18 @@ def _reading(names: Mapping[Arm, str], notes: Sequence[str]) -> list[str]:
         "- The p over all seeds takes the trained models as given; that is why the sign must also hold on every seed.",
     ]
     if any("control" in name for name in names.values()):
-        lines.append("- A control has seen the data's own answers: it shows what is possible, and is no result.")
+        lines.append(
+            "- A control was told the data's own answers, or the truth about the clips: it shows what is possible, and "
+            "is no result of a method without them."
+        )
     return [*lines, *(f"- {note}" for note in notes), ""]
 
 
 # --- small things -----------------------------------------------------------------------------------------------------
+
+
+def _names(report: Mapping[str, Any]) -> dict[Arm, str]:
+    return arm_names(report["summary"], report.get("controls", ()))
 
 
 def stable(value: Any) -> Any:

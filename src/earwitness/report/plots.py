@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from earwitness.needs import OWN_POOLS
 from earwitness.report.wording import Arm, arms_of, is_control, shown
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
@@ -63,7 +64,7 @@ def _ladder(
     for axis, panel in zip(axes.flat, panels, strict=False):
         cells = [cell for cell in summary if (cell["exam"], cell["variant"]) == panel]
         rows = [row for row in report["rows"] if (row["exam"], row["variant"], row["category"]) == (*panel, "all")]
-        _rungs(axis, cells, rows, names)
+        _rungs(axis, cells, rows, names, report.get("controls", ()))
         if (guess := chance.get(panel)) is not None:
             axis.axvline(guess, color=GREY, linestyle="--", linewidth=1, zorder=0)
             axis.annotate("guessing", (guess, 1), (-9, -2), xycoords=("data", "axes fraction"), color=GREY,
@@ -77,10 +78,14 @@ def _ladder(
 
 
 def _rungs(
-    axis: Any, cells: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], names: Mapping[Arm, str]
+    axis: Any,
+    cells: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    names: Mapping[Arm, str],
+    controls: Sequence[str],
 ) -> None:
     for height, cell in enumerate(cells):
-        control = is_control(cell["arm"])
+        control = is_control(cell["arm"], controls)
         colour = ORANGE if control else BLUE
         error = [[max(0.0, cell["mean"] - cell["low"])], [max(0.0, cell["high"] - cell["mean"])]]
         axis.errorbar(cell["mean"], height, xerr=error, fmt="D" if control else "o", color=colour, markersize=6,
@@ -174,7 +179,7 @@ def _pools(traces: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def _pool_name(trace: Mapping[str, Any]) -> str:
-    return shown(trace["pool"]) + (" (control)" if is_control(trace["pool"]) else "")
+    return shown(trace["pool"]) + (" (control)" if is_control(trace["pool"], OWN_POOLS) else "")
 
 
 def _panel_title(exam: str, variant: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from earwitness.answers import same
 from earwitness.claims import listed
+from earwitness.needs import OWN_POOLS
 from earwitness.records import Lesson, Pool, Question
 
 
@@ -15,9 +16,12 @@ def pool_rows(
 ) -> list[dict[str, Any]]:
     """Return, per pool, its questions and traces, the share of right labels, and of traces with an absent sound.
 
-    Shares are None where the truth is not known. Used for measuring only: nothing is chosen by it.
+    Shares are None where the truth is not known. Used for measuring only: nothing is chosen by it. The bare answers of
+    the data are left out, and so are reasoning of the data's own and the teacher's pools where there is none at all.
     """
-    return [_row(variant, pool, questions, lessons_of) for pool in get_args(Pool) if pool != "gold"]
+    own = _row(variant, "given", questions, lessons_of)
+    taught = [_row(variant, pool, questions, lessons_of) for pool in get_args(Pool) if pool not in OWN_POOLS]
+    return [*(taught if any(row["traces"] for row in taught) else ()), *((own,) if own["traces"] else ())]
 
 
 def _row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from earwitness.terminal import clean
@@ -26,9 +26,9 @@ def escaped(name: str) -> str:
     return re.sub(r"(?i)(https?|ftp|www)(?=:|\.)|@", lambda match: f"{match[0][:-1]}&#{ord(match[0][-1])};", text)
 
 
-def is_control(name: str) -> bool:
-    """Return whether an arm or pool has seen the data's own answers: `gold`, also in `gold-think` and the like."""
-    return "gold" in re.split(r"[^a-z]+", name.casefold())
+def is_control(name: str, controls: Collection[str] = ()) -> bool:
+    """Return whether an arm or pool was told what others are not: it is listed, or says `gold` in its own name."""
+    return name in controls or "gold" in re.split(r"[^a-z]+", name.casefold())
 
 
 def arms_of(cells: Sequence[Mapping[str, Any]]) -> list[Arm]:
@@ -36,13 +36,13 @@ def arms_of(cells: Sequence[Mapping[str, Any]]) -> list[Arm]:
     return list(dict.fromkeys((cell["arm"], cell["mode"]) for cell in cells))
 
 
-def arm_names(summary: Sequence[Mapping[str, Any]]) -> dict[Arm, str]:
+def arm_names(summary: Sequence[Mapping[str, Any]], controls: Collection[str] = ()) -> dict[Arm, str]:
     """Return what each arm is called: controls are marked, and the mode is said where an arm answered in several."""
     arms = arms_of(summary)
     names = {}
     for arm, mode in arms:
         several = sum(other == arm for other, _ in arms) > 1
-        extra = [mode] * several + ["control"] * is_control(arm)
+        extra = [mode] * several + ["control"] * is_control(arm, controls)
         names[arm, mode] = shown(arm) + (f" ({', '.join(extra)})" if extra else "")
     return names
 

@@ -1,7 +1,8 @@
 """A user's own questions: a JSONL file, or a folder of media with `questions.jsonl` in it.
 
-One line is one question. Everything that is wrong is told at once; a media file that is missing is not an error here,
-but a question that fails later, by name.
+One line is one question; it may carry reasoning of its own (`think`, also in CoTA's four parts) and what is heard
+(`description`). Everything that is wrong is told at once; a media file that is missing is not an error here, but a
+question that fails later, by name.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from earwitness.answers import read, same
+from earwitness.cota import CotaError, in_parts, parse, think_of
 from earwitness.records import Clip, Question
 from earwitness.sources.problems import Problems, SourceError, folded, shown, unfit
 
 __all__ = ["SourceError", "read_folder", "read_questions"]
 
 FILE = "questions.jsonl"
-_KEYS = ("id", "media", "question", "start", "end", "choices", "answer", "tags")
+_KEYS = ("id", "media", "question", "start", "end", "choices", "answer", "think", "description", "tags")
 _REQUIRED = ("id", "media", "question")
 _LONGEST_LINE = 1 << 20
 _LONGEST_ID = 200
@@ -97,12 +100,16 @@ def _question(raw: bytes, folder: Path) -> Question | None:
             raise _LineError(f"{key!r} is missing; every question needs {', '.join(_REQUIRED)}")
     text = _text(row["question"], "question", "\n\t").strip()
     choices = _choices(row.get("choices"))
+    think, response = _thought(row.get("think"))
+    description = row.get("description")
     return Question(
         id=_identity(row["id"]),
         clip=_clip(row, folder),
         text=text,
         choices=choices,
-        answer=_answer(row.get("answer"), choices),
+        answer=_answer_or_response(row.get("answer"), response, choices),
+        think=think,
+        description=None if description is None else _text(description, "description", "\n\t").strip(),
         tags=_tags(row.get("tags")),
     )
 
@@ -236,6 +243,39 @@ def _answer(value: Any, choices: tuple[str, ...] | None) -> str | None:
             return choice
     close = difflib.get_close_matches(str(value), choices, n=1) or choices[:4]
     raise _LineError(f"answer {shown(value)} is not among the choices; the nearest: {', '.join(map(shown, close))}")
+
+
+def _thought(value: Any) -> tuple[str | None, str | None]:
+    """Return the reasoning that a line carries, and the response beside it where it is CoTA's whole text."""
+    if not isinstance(value, str) or not in_parts(value):
+        return None if value is None else _text(value, "think", "\n\t").strip(), None
+    try:
+        parts = parse(value)
+    except CotaError as error:
+        raise _LineError(
+            f"think is not in CoTA's four parts: {error}; mend it, or write it without these tags"
+        ) from None
+    for name, text in vars(parts).items():
+        if text is not None:
+            _text(text, f"think's {name}", "\n\t")
+    return think_of(parts), parts.response
+
+
+def _answer_or_response(value: Any, response: str | None, choices: tuple[str, ...] | None) -> str | None:
+    """Return a line's answer. A response says it where no answer is written, and must not name another choice."""
+    answer = _answer(value, choices)
+    if response is None or (choices is None and answer is not None):
+        return answer
+    if choices is None:
+        return response.strip()
+    said = read(response, choices).answer
+    if answer is None and said is None:
+        raise _LineError(
+            f"think's response {shown(response.strip())} names none of the choices; write an answer beside it"
+        )
+    if answer is not None and said is not None and not same(answer, said):
+        raise _LineError(f"answer is {shown(answer)}, and think's response names {shown(said)}; keep the right one")
+    return said if answer is None else answer
 
 
 def _tags(value: Any) -> dict[str, str]:

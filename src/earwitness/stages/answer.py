@@ -1,4 +1,4 @@
-"""answer: an examinee sits an exam."""
+"""answer: an examinee sits an exam, about clips or about descriptions of them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from earwitness.answers import read
 from earwitness.config import Answer, Model, PromptName, Role
 from earwitness.learn.tree import Root
 from earwitness.models import connected
-from earwitness.models.local import Completion, Prompt
-from earwitness.prompts import question_prompt
-from earwitness.records import Question, Reply
+from earwitness.models.local import Completion, LocalModel, Prompt
+from earwitness.prompts import described_prompt, question_prompt
+from earwitness.records import Description, Question, Reply
 from earwitness.stages.asking import encode_each, where_encoded
 from earwitness.table import Failed
 
 
 @dataclass(frozen=True)
 class AnswerQuestions:
-    """Answers each question of a block under one prompt. `frames` is what a watching examinee is shown."""
+    """Answers each question of a block under one prompt. `frames` is what a watching examinee is shown.
+
+    Each question comes with a description where the examinee is to read instead of hearing or watching the clip.
+    """
 
     examinee: Model
     role: Role
@@ -27,23 +30,30 @@ class AnswerQuestions:
     seed: int
     frames: int = 16
 
-    def __call__(self, questions: Sequence[Question]) -> list[list[Reply] | Failed]:
+    def __call__(self, block: Sequence[tuple[Question, Description | None]]) -> list[list[Reply] | Failed]:
         """Return each question's one reply, or why there is none."""
-        model = connected(self.examinee, self.role)
-        prompts = [
-            Prompt(question_prompt(model.manner, self._prompt_file(), q.text, q.choices), q.clip, self.frames)
-            for q in questions
-        ]
+        model = connected(self.examinee, self.role, reads=self._reads)
+        prompts = [self._prompt(model, question, description) for question, description in block]
 
         def work(indexes: list[int], roots: list[Root]) -> list[list[Reply]]:
-            keys = [(self.seed, "answer", questions[i].id) for i in indexes]
+            keys = [(self.seed, "answer", block[i][0].id) for i in indexes]
             drawn = model.sample_roots(roots, 1, self.settings.temperature, self.settings.max_tokens, keys)
-            return [[_reply(group[0], questions[i])] for i, group in zip(indexes, drawn, strict=True)]
+            return [[_reply(group[0], block[i][0])] for i, group in zip(indexes, drawn, strict=True)]
 
         return where_encoded(encode_each(model, prompts), work)
 
-    def _prompt_file(self) -> str:
-        return "audio" if self.role == "teacher" and self.prompt == "think" else self.prompt
+    @property
+    def _reads(self) -> bool:
+        return self.settings.sees != "clip"
+
+    def _prompt(self, model: LocalModel, question: Question, description: Description | None) -> Prompt:
+        watches = self.role == "teacher" and not self._reads
+        name = "audio" if watches and self.prompt == "think" else self.prompt
+        text = question_prompt(model.manner, name, question.text, question.choices)
+        if not self._reads:
+            return Prompt(text, question.clip, self.frames)
+        assert description is not None, "what a clip sounds like comes with each question"
+        return Prompt(described_prompt(model.manner, description.text, text))
 
 
 def _reply(completion: Completion, question: Question) -> Reply:

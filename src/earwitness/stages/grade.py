@@ -1,4 +1,4 @@
-"""grade: right or wrong. The first place where a gold answer is read (the marked `gold` pool excepted)."""
+"""grade: right or wrong. The first place where a gold answer is read (the marked pools `gold` and `given` excepted)."""
 
 from __future__ import annotations
 

@@ -9,13 +9,24 @@ from earwitness.records import Ballot, Lesson, Pool, Question, Trace, Verdict
 
 
 def select(
-    question: Question, traces: Sequence[Trace], ballot: Ballot, verdicts: Sequence[Verdict], settings: Select
+    question: Question, traces: Sequence[Trace], ballot: Ballot | None, verdicts: Sequence[Verdict], settings: Select
 ) -> list[Lesson]:
-    """Return the lessons of one question.
+    """Return the lessons of one question; `ballot` is None where no teacher was asked.
 
     `labels` is the vote's answer without thinking; `all` every trace that can be read; `agreed` those behind an
-    agreed vote; `heard` those that the checker accepted; `verified` both; `gold` the data's own answer, a control.
+    agreed vote; `heard` those that the checker accepted; `verified` both; `gold` the data's own answer, a control;
+    `given` the data's own reasoning and answer, a control likewise.
     """
+    lessons = [] if ballot is None else _taught(traces, ballot, verdicts, settings)
+    if question.answer is not None:
+        own = Lesson(think=None, answer=question.answer, index=None, pools=("gold",), by="data")
+        lessons.append(own)
+        if question.think is not None:
+            lessons.append(own.model_copy(update={"think": question.think, "pools": ("given",)}))
+    return lessons
+
+
+def _taught(traces: Sequence[Trace], ballot: Ballot, verdicts: Sequence[Verdict], settings: Select) -> list[Lesson]:
     accepted = {v.index for v in verdicts if v.accepted}
     lessons = [
         Lesson(
@@ -31,8 +42,6 @@ def select(
     lessons = _at_most(lessons, settings.traces)
     if ballot.answer is not None:
         lessons.append(Lesson(think=None, answer=ballot.answer, index=None, pools=("labels",), by="vote"))
-    if question.answer is not None:
-        lessons.append(Lesson(think=None, answer=question.answer, index=None, pools=("gold",), by="data"))
     return lessons
 
 

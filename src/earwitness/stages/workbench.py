@@ -36,6 +36,11 @@ class Rows(Generic[R]):
     failed: dict[str, str]
     sources: dict[str, str]
 
+    @classmethod
+    def none(cls, stage: str) -> Rows[R]:
+        """Return the rows of a stage that is not made, because no arm needs it."""
+        return cls(stage, "", {}, {}, {})
+
     def of(self, question: Question) -> list[R]:
         """Return a question's records; none if it failed."""
         return self.made.get(question.id, [])

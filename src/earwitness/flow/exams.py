@@ -1,0 +1,82 @@
+"""The exams: an arm's student, or another examinee, answers about clips or about descriptions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from earwitness.config import Answer, Distil, Grpo, Role, Sft, Step
+from earwitness.flow.data import describe_clips, prompt_digests
+from earwitness.needs import sitting_of
+from earwitness.records import Checkpoint, Description, Grade, Question, Reply
+from earwitness.stages.answer import AnswerQuestions
+from earwitness.stages.grade import grade
+from earwitness.stages.student import student_spec
+from earwitness.stages.workbench import Rows, Workbench
+from earwitness.table import Made
+
+
+def sit_exam(
+    bench: Workbench,
+    questions: list[Question],
+    arm: str,
+    checkpoint: Checkpoint | None,
+    exam: str,
+    seed: int | None = None,
+) -> tuple[str, dict[str, Grade]]:
+    """Let an arm's student (or a teacher) answer an exam, and grade it. Returns the mode and the grades."""
+    steps = bench.config.arms[arm]
+    settings = sitting_of(bench.config, steps)
+    role: Role = settings.examinee
+    examinee = student_spec(bench.model("student"), checkpoint) if role == "student" else bench.model(role)
+    prompt = settings.prompt or ("think" if _thinks(bench, steps) or role != "student" else "direct")
+    described = _described(bench, settings, questions, exam)
+    identity = {
+        "answer": settings.identity(),
+        "examinee": checkpoint.key if checkpoint else examinee.identity(),
+        "exam": exam,
+        "prompts": prompt_digests(prompt, "audio", *(("described",) if described else ())),
+        "seed": bench.config.seed,
+        **({"of": described.table} if described else {}),
+    }
+    make = AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames)
+    one_of_several = seed is not None and len(bench.config.train.seeds) > 1
+    shown = f"answer ({arm}, seed {seed}, {exam})" if one_of_several else f"answer ({arm}, {exam})"
+    replies = bench.fill(
+        "answer",
+        identity,
+        questions,
+        bench.content,
+        make,
+        Reply,
+        attach=lambda q: (q, described.of(q)[0] if described else None),
+        parents=[described] if described else [],
+        models={role: examinee},
+        shown=shown,
+    )
+
+    def graded(block: list[Question]) -> list[Made]:
+        return [[grade(q, next(iter(replies.of(q)), None))] for q in block]
+
+    def content(question: Question) -> Sequence[str]:
+        return bench.question_source(question), replies.sources[question.id]
+
+    grades = bench.fill("grade", {"of": replies.table}, questions, content, graded, Grade, shown=None)
+    return prompt, {i: found[0] for i, found in grades.made.items()}
+
+
+def _described(bench: Workbench, sitting: Answer, questions: list[Question], exam: str) -> Rows[Description] | None:
+    """Return what is read in place of the clips; None where the clips themselves are shown."""
+    if sitting.sees == "clip":
+        return None
+    source = "oracle" if sitting.sees == "oracle" else bench.config.describe.source
+    return describe_clips(bench, questions, source, f"describe ({exam})")
+
+
+def _thinks(bench: Workbench, steps: tuple[Step, ...]) -> bool:
+    """Whether the last training step taught thinking."""
+    taught = [step for step in steps if step.stage != "answer"]
+    if not taught:
+        return False
+    settings = bench.config.settings(taught[-1])
+    lessons = settings.lessons if isinstance(settings, Sft | Distil) else None
+    return isinstance(settings, Grpo) or (lessons is not None and lessons not in ("labels", "gold"))
