@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from earwitness.config import NOT_BUILT, SECTIONS, Exams, Model, Questions, Section, Train
+from earwitness.config import SECTIONS, Exams, Model, Questions, Section, Train
 
 HEAD = """\
 # Configuration
@@ -37,7 +37,6 @@ def page() -> str:
 
 
 def _section(name: str, section: type[Section]) -> str:
-    note = " (not built yet)" if name in NOT_BUILT else ""
     text = " ".join((section.__doc__ or "").split())
     rows = ["| key | values | default | |", "|---|---|---|---|"]
     for key, field in section.model_fields.items():
@@ -45,7 +44,7 @@ def _section(name: str, section: type[Section]) -> str:
         place = "*where*" if isinstance(extra, dict) and extra.get("identity") is False else ""
         default = "required" if field.default is PydanticUndefined else f"`{field.default!r}`"
         rows.append(f"| `{key}` | {_type(field.annotation)} | {default} | {place} |")
-    return f"## `[{name}]`{note}\n\n{text}\n\n" + "\n".join(rows) + "\n"
+    return f"## `[{name}]`\n\n{text}\n\n" + "\n".join(rows) + "\n"
 
 
 def _type(annotation: Any) -> str:

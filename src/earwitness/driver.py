@@ -179,8 +179,8 @@ def _tell(story: _Story, until: str | None) -> _Story:
         return story
     for exam, questions in asked.exams.items():
         for (arm, seed), checkpoint in ends.items():
-            mode, grades = sit_exam(bench, questions, arm, checkpoint, exam, seed)
-            story.sittings.append(Sitting(exam, story.variant, arm, seed, mode, questions, grades))
+            for mode, grades in sit_exam(bench, questions, arm, checkpoint, exam, seed):
+                story.sittings.append(Sitting(exam, story.variant, arm, seed, mode, questions, grades))
     return story
 
 

@@ -81,7 +81,9 @@ def roles(config: RunConfig, until: str | None = None) -> list[Role]:
     if not data_only:
         found += ["teacher"] if chooses(config) and config.questions.choose_by == "teacher" else []
         found += ["student"] if trainings(config) else []
-        found += [w.model for step in trainings(config) if isinstance(step, Distil) for w in step.witnesses]
+        found += [
+            w.model for step in trainings(config) if isinstance(step, Distil) and step.reads for w in step.witnesses
+        ]
         found += [sitting.examinee for sitting in sittings(config)]
         described = described or any(sitting.sees == "description" for sitting in sittings(config))
     found += ["describer"] if described and config.describe.source == "model" else []

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from earwitness.config import NOT_BUILT, Answer, ConfigError, Grpo, Optimisation, RunConfig, Step
+from earwitness.config import Answer, ConfigError, Distil, Grpo, Optimisation, RunConfig, Step
 from earwitness.exams import load_exam
 from earwitness.launcher import Launcher, find_launcher
 from earwitness.models.places import place_of
-from earwitness.needs import DATA_STAGES, chooses, data_stages, roles, sitting_of, sittings, trains
+from earwitness.needs import DATA_STAGES, chooses, data_stages, roles, sitting_of, sittings, trainings, trains
 from earwitness.records import Question
 from earwitness.sources import read_source, read_sources
 
@@ -88,6 +88,11 @@ def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | Non
     for role in roles(config, until):
         spec = config.model(role)
         if spec.kind == "served":
+            if role == "textual_teacher" and any(isinstance(t, Distil) and t.layer_weight for t in trainings(config)):
+                raise ConfigError(
+                    "models.textual_teacher is served, and no server gives hidden states: layer_kd needs a local one. "
+                    'Name one (kind = "local"), or set layer_weight to 0'
+                )
             raise ConfigError(
                 f"models.{role}: served models are not built yet in this version; name a local one "
                 '(kind = "local"), or rehearse with --rehearse'
@@ -99,6 +104,8 @@ def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | Non
         raise ConfigError("candidates above 1 are compared on questions.choose, which names no source")
     if not data_only and any(map(trains, config.arms.values())):
         refuse_training(config, launcher)
+    if unknown := sorted(set(config.exams.both_ways) - set(config.exams.names)):
+        raise ConfigError(f"exams.both_ways names {unknown[0]!r}, which is not among exams.names")
     if config.verify.bank is not None and not Path(config.verify.bank).is_dir():
         raise ConfigError(f"verify.bank: {config.verify.bank} is not a folder; name one with sound files in it")
 
@@ -217,6 +224,11 @@ def _refuse_together(where: str, settings: Optimisation, launcher: Launcher, pro
             f"{where}: grpo samples in the processes that train, and under {kind} none of them has the whole model: it "
             "would be gathered for every token. Use data parallelism (launchers/ddp.yaml), under LoRA if need be"
         )
+    if isinstance(settings, Distil) and kind == "ZeRO-3":
+        raise ConfigError(
+            f"{where}: distil reads layers through the head within one forward pass, and under ZeRO-3 their weights are "
+            "elsewhere then: use FSDP2 (launchers/fsdp2.yaml) or data parallelism (launchers/ddp.yaml)"
+        )
     if settings.candidates > 1:
         raise ConfigError(
             f"{where}: candidates are compared by letting them answer, which under {kind} no process can; leave "
@@ -246,8 +258,6 @@ def has_gpu() -> bool:
 def _refuse_steps(config: RunConfig, arm: str, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps, 1):
         where = f"arms.{arm}, step {number}"
-        if step.stage in NOT_BUILT:
-            raise ConfigError(f"{where}: the stage {step.stage!r} is not built yet in this version")
         settings = config.settings(step)
         if isinstance(settings, Grpo) and settings.checker_weight:
             raise ConfigError(f"{where}: grpo.checker_weight is not built yet in this version; leave it at 0")

@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from earwitness.config.explain import explain, nearest
 from earwitness.config.sections import (
-    NOT_BUILT,
     SECTIONS,
     Answer,
     Describe,
@@ -38,7 +37,6 @@ from earwitness.config.sections import (
 )
 
 __all__ = [
-    "NOT_BUILT",
     "SECTIONS",
     "Answer",
     "ConfigError",

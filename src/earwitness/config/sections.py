@@ -60,9 +60,13 @@ class Questions(Section):
 
 
 class Exams(Section):
-    """Exams by name; `limit` questions of each (0: all of them), the same for every arm and training seed."""
+    """Exams by name; `limit` questions of each (0: all of them), the same for every arm and training seed.
+
+    Those named in `both_ways` are asked directly and after thinking, whatever an arm was trained on.
+    """
 
     names: Names = ()
+    both_ways: Names = ()
     limit: int = where(0, ge=0)
 
 
@@ -327,4 +331,3 @@ SECTIONS: dict[str, type[Section]] = {
     "distil": Distil,
     "answer": Answer,
 }
-NOT_BUILT = ("distil",)

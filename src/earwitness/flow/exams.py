@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from earwitness.config import Answer, Distil, Grpo, Role, Sft, Step
+from earwitness.config import Answer, Distil, Grpo, PromptName, Role, Sft, Step
 from earwitness.flow.data import describe_clips, prompt_digests
 from earwitness.needs import sitting_of
 from earwitness.records import Checkpoint, Description, Grade, Question, Reply
@@ -22,13 +22,33 @@ def sit_exam(
     checkpoint: Checkpoint | None,
     exam: str,
     seed: int | None = None,
-) -> tuple[str, dict[str, Grade]]:
-    """Let an arm's student (or a teacher) answer an exam, and grade it. Returns the mode and the grades."""
-    steps = bench.config.arms[arm]
-    settings = sitting_of(bench.config, steps)
+) -> list[tuple[str, dict[str, Grade]]]:
+    """Let an arm's student (or a teacher) answer an exam, and grade it. Returns the grades of each mode that it is asked
+    in: one, or both where the exam is asked both ways.
+    """
+    if exam in bench.config.exams.both_ways:
+        prompts: tuple[PromptName, ...] = ("direct", "think")
+    else:
+        steps = bench.config.arms[arm]
+        settings = sitting_of(bench.config, steps)
+        prompts = (
+            settings.prompt or ("think" if _thinks(bench, steps) or settings.examinee != "student" else "direct"),
+        )
+    return [(prompt, _sit(bench, questions, arm, checkpoint, exam, seed, prompt)) for prompt in prompts]
+
+
+def _sit(
+    bench: Workbench,
+    questions: list[Question],
+    arm: str,
+    checkpoint: Checkpoint | None,
+    exam: str,
+    seed: int | None,
+    prompt: PromptName,
+) -> dict[str, Grade]:
+    settings = sitting_of(bench.config, bench.config.arms[arm])
     role: Role = settings.examinee
     examinee = student_spec(bench.model("student"), checkpoint) if role == "student" else bench.model(role)
-    prompt = settings.prompt or ("think" if _thinks(bench, steps) or role != "student" else "direct")
     described = _described(bench, settings, questions, exam)
     identity = {
         "answer": settings.identity(),
@@ -40,7 +60,8 @@ def sit_exam(
     }
     make = AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames)
     one_of_several = seed is not None and len(bench.config.train.seeds) > 1
-    shown = f"answer ({arm}, seed {seed}, {exam})" if one_of_several else f"answer ({arm}, {exam})"
+    asked = f"{exam}, {prompt}" if exam in bench.config.exams.both_ways else exam
+    shown = f"answer ({arm}, seed {seed}, {asked})" if one_of_several else f"answer ({arm}, {asked})"
     replies = bench.fill(
         "answer",
         identity,
@@ -61,7 +82,7 @@ def sit_exam(
         return bench.question_source(question), replies.sources[question.id]
 
     grades = bench.fill("grade", {"of": replies.table}, questions, content, graded, Grade, shown=None)
-    return prompt, {i: found[0] for i, found in grades.made.items()}
+    return {i: found[0] for i, found in grades.made.items()}
 
 
 def _described(bench: Workbench, sitting: Answer, questions: list[Question], exam: str) -> Rows[Description] | None:

@@ -6,9 +6,9 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from earwitness.config import Grpo, Sft, Step, digest
+from earwitness.config import Distil, Grpo, Sft, Step, digest
 from earwitness.flow.data import Labelled, Lessons, prompt_digests
-from earwitness.needs import OWN_POOLS, trains
+from earwitness.needs import OWN_POOLS, reads_descriptions, trains
 from earwitness.records import Checkpoint, Lesson, Pool, Question
 from earwitness.run import Run
 from earwitness.stages.launching import train_launched
@@ -16,6 +16,7 @@ from earwitness.stages.training import TrainingJob, checkpoint_of, told, train
 from earwitness.stages.workbench import StageError, Workbench
 
 Material = tuple[tuple[Question, Lesson], ...]
+Described = tuple[tuple[str, str], ...]
 Ends = dict[tuple[str, int | None], Checkpoint | None]
 
 
@@ -126,15 +127,18 @@ def training_job(
 ) -> TrainingJob:
     """Return the job of one step. Its key is a digest of its settings and of all the content that it reads."""
     settings = bench.config.settings(step)
-    if step.stage not in ("sft", "grpo"):
-        raise StageError(f"the stage {step.stage!r} is not built yet in this version")
-    assert isinstance(settings, Sft | Grpo)
+    assert isinstance(settings, Sft | Grpo | Distil) and step.stage != "answer"
     if isinstance(settings, Grpo):
         pairs = material(made, settings.prompts, labels_only=True)
     else:
         pairs = material(made, settings.lessons, labels_only=False, questions=settings.questions)
+    teacher, descriptions = None, Described()
+    if isinstance(settings, Distil) and settings.reads:
+        teacher = bench.model("textual_teacher")
+        if reads_descriptions(settings):
+            pairs, descriptions = described(bench, made, pairs)
     base = bench.model("student")
-    identity = {
+    identity: dict[str, Any] = {
         step.stage: settings.identity(),
         "student": base.identity(),
         "weights": bench.model_source(base),
@@ -143,12 +147,43 @@ def training_job(
         "material": digest([(bench.question_source(q), les.model_dump(mode="json")) for q, les in pairs]),
         "prompts": prompt_digests("direct", "think"),
     }
+    if teacher is not None:
+        identity["textual_teacher"] = [teacher.identity(), bench.model_source(teacher)]
+        identity["descriptions"] = [digest(descriptions), prompt_digests("described")]
     if settings.candidates > 1:
         labels = [(bench.question_source(q), label) for q, label in choose]
         identity["choose"] = {"labels": digest(labels), "answer_tokens": bench.config.answer.max_tokens}
     else:
         choose = ()
     folder = bench.run.folder(step.stage, identity)
-    tokens = bench.config.answer.max_tokens
-    trackers = bench.config.train.trackers
-    return TrainingJob(step.stage, settings, base, parent, pairs, seed, folder, folder.name, choose, tokens, trackers)
+    return TrainingJob(
+        step.stage,
+        settings,
+        base,
+        parent,
+        pairs,
+        seed,
+        folder,
+        folder.name,
+        choose,
+        answer_tokens=bench.config.answer.max_tokens,
+        trackers=bench.config.train.trackers,
+        textual_teacher=teacher,
+        descriptions=descriptions,
+    )
+
+
+def described(bench: Workbench, made: Lessons, pairs: Material) -> tuple[Material, Described]:
+    """Return the lessons whose clip is described, and the descriptions by question id.
+
+    Raises StageError where none is.
+    """
+    assert made.descriptions is not None
+    told = {question.id: d[0].text for question, _ in pairs if (d := made.descriptions.of(question))}
+    kept = tuple(pair for pair in pairs if pair[0].id in told)
+    if not kept:
+        first, why = next(iter(made.descriptions.failed.items()))
+        raise StageError(f"none of the {len(pairs)} lessons has a description, first {first}: {why}")
+    if len(kept) < len(pairs):
+        bench.note(f"{len(pairs) - len(kept)} of {len(pairs)} lessons have no description: distil leaves them out")
+    return kept, tuple(told.items())
