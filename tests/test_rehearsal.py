@@ -45,16 +45,37 @@ def avqa(tmp_path_factory):
     ]
 
 
+@pytest.fixture(scope="module")
+def cota(tmp_path_factory):
+    """Settings that name a folder of three clips whose questions carry reasoning in four parts."""
+    folder = tmp_path_factory.mktemp("cota")
+    clip = ordinary(folder).read_bytes()
+    parts = ("PLANNING", "CAPTION", "REASONING", "SUMMARY")
+    think = "<THINK>" + "".join(f"<{part}>a machine</{part}>" for part in parts) + "</THINK>"
+    rows = []
+    for number in range(3):
+        (folder / f"{number}.mp4").write_bytes(clip + bytes(number))
+        row = {"id": f"c{number}", "media": f"{number}.mp4", "question": "What is it?", "choices": ["a", "b"]}
+        rows.append(json.dumps({**row, "answer": "a", "think": think + "<RESPONSE>a</RESPONSE>"}))
+    (folder / "questions.jsonl").write_text("\n".join(rows))
+    source = f"folder:{folder}"
+    return [f"questions.train={source}", f"questions.choose={source}", f'exams.names=["{source}"]']
+
+
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_configuration_can_be_rehearsed(name, avqa, tmp_path, capsys, monkeypatch):
+def test_a_shipped_configuration_can_be_rehearsed(name, avqa, cota, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = avqa if name == SIGHTSOUND else []
+    settings = {SIGHTSOUND: avqa, "layers.toml": cota}.get(name, [])
     assert main(["run", name, "--rehearse", *settings]) == 0
     said = capsys.readouterr().err
     assert "every stage of every arm, with tiny random models" in said
     assert ("sample (choose): 1/1" in said) == (name == SIGHTSOUND)
-    assert said.index("sample: 2/2") < said.index("verify: 2/2") < said.index("training sft") < said.index("answer (")
-    assert ("training grpo" in said) == (name != "world-easy.toml")
+    assert said.index("training sft") < said.index("answer (")
+    if name.startswith("layers"):
+        assert said.index("describe: ") < said.index("training distil") and "sample" not in said
+    else:
+        assert said.index("sample: 2/2") < said.index("verify: 2/2") < said.index("training sft")
+    assert ("training grpo" in said) == (name not in ("world-easy.toml", "layers.toml"))
     assert list((tmp_path / "runs").iterdir()) == []
 
 

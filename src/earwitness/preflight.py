@@ -226,8 +226,8 @@ def _refuse_together(where: str, settings: Optimisation, launcher: Launcher, pro
         )
     if isinstance(settings, Distil) and kind == "ZeRO-3":
         raise ConfigError(
-            f"{where}: distil reads layers through the head within one forward pass, and under ZeRO-3 their weights are "
-            "elsewhere then: use FSDP2 (launchers/fsdp2.yaml) or data parallelism (launchers/ddp.yaml)"
+            f"{where}: distil reads layers through the head within one forward pass, when under ZeRO-3 their weights "
+            "are elsewhere: use FSDP2 (launchers/fsdp2.yaml) or data parallelism (launchers/ddp.yaml)"
         )
     if settings.candidates > 1:
         raise ConfigError(

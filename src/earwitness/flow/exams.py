@@ -23,8 +23,9 @@ def sit_exam(
     exam: str,
     seed: int | None = None,
 ) -> list[tuple[str, dict[str, Grade]]]:
-    """Let an arm's student (or a teacher) answer an exam, and grade it. Returns the grades of each mode that it is asked
-    in: one, or both where the exam is asked both ways.
+    """Let an arm's student (or a teacher) answer an exam, and grade it.
+
+    Returns the grades of each mode that it is asked in: one, or both where the exam is asked both ways.
     """
     if exam in bench.config.exams.both_ways:
         prompts: tuple[PromptName, ...] = ("direct", "think")
