@@ -89,10 +89,11 @@ def joint_terms(
     missing = [torch.zeros((), device=batch.weight.device)]
 
     def read(hidden: Tensor) -> Tensor:
+        head = unwrapped(model).lm_head
         if not len(batch.target):
-            return _nothing(hidden, projections).expand(len(wanted))
+            return _nothing(hidden, head, projections).expand(len(wanted))
         found: dict[str, Tensor] = {}
-        states, head = hidden[batch.row, batch.source], unwrapped(model).lm_head
+        states = hidden[batch.row, batch.source]
         if "ce" in wanted:
             found["ce"] = through_head(states, head, batch.weight, lambda z, some: surprise(batch.target[some], z))
         if "text_kd" in wanted:
@@ -108,10 +109,9 @@ def joint_terms(
         if "acoustic_kd" in wanted:
             pairs = zip(heard, anchored, strict=True) if anchored else ()
             apart = [(normalised_mse(h, r) * below).sum() for h, r in pairs]
-            found["acoustic_kd"] = torch.stack(apart).sum() if apart else hidden.sum() * 0
-        return torch.stack(
-            [found[name].float() if found[name].dtype == torch.float16 else found[name] for name in wanted]
-        )
+            found["acoustic_kd"] = torch.stack(apart).sum() if apart else (hidden * 0).sum()
+        terms = torch.stack([found[name] for name in wanted])
+        return terms if {"ce", "text_kd"} & set(wanted) else terms + _nothing(hidden, head, None)
 
     with tapped(model, taps, [prediction_places(batch)]) as (own,), tapped(model, held, [sound]) as (heard,):
         sums = dict(zip(wanted, forward_and_read(model, batch, read), strict=True))
@@ -125,11 +125,11 @@ def joint_terms(
     return {**{name: value / counts[name] for name, value in sums.items()}, OUTSIDE: missing[0] / tokens}
 
 
-def _nothing(hidden: Tensor, projections: Projections | None) -> Tensor:
+def _nothing(hidden: Tensor, head: Any, projections: Projections | None) -> Tensor:
     """Return 0 that every trained weight has a part in: processes that train together wait for all of them."""
-    nothing = hidden.sum() * 0
-    for parameter in projections.parameters() if projections is not None else ():
-        nothing = nothing + parameter.sum() * 0
+    nothing = (hidden * 0).sum()
+    for parameter in (head.weight, *(projections.parameters() if projections is not None else ())):
+        nothing = nothing + (parameter * 0).sum() if parameter.requires_grad else nothing
     return nothing
 
 

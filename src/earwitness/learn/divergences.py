@@ -71,7 +71,10 @@ class Target:
 
 
 def remainder(logprobs: Tensor) -> Tensor:
-    """Return the log-probability (n) of whatever (n, C) log-probabilities leave over."""
+    """Return the log-probability (n) of whatever (n, C) log-probabilities leave over.
+
+    It is the difference of two numbers near 1: never below what the precision can tell from nothing (1e-7 in 32 bits).
+    """
     return torch.log1p(-logprobs.exp().sum(-1).clamp_max(1 - torch.finfo(logprobs.dtype).eps))
 
 
@@ -90,19 +93,28 @@ def compare(divergence: Divergence, target: Target, logits: Tensor) -> tuple[Ten
 def _lumped(divergence: Divergence, target: Target, student: Tensor) -> tuple[Tensor, Tensor]:
     """Compare tokens one by one that the target names, and all others as one."""
     assert target.columns is not None and target.rest is not None
-    columns = None if isinstance(target.columns, int) else target.columns.expand(len(student), -1)
-    own = student[:, : target.columns] if columns is None else student.gather(-1, columns)
-    rest = remainder(own)
+    first = target.columns if isinstance(target.columns, int) else 0
+    columns = target.columns.expand(len(student), -1) if isinstance(target.columns, Tensor) else None
+    own = student[:, :first] if columns is None else student.gather(-1, columns)
+    others = student.exp()
+    _put(others, columns, torch.zeros_like(own))
+    # Added up, not taken from 1: of a student that is sure, nothing but rounding would be left.
+    rest = others.sum(-1).clamp_min(torch.finfo(others.dtype).tiny).log()
     teacher = torch.cat([target.logprobs, target.rest[:, None]], -1)
     loss, rise = divergence(teacher, torch.cat([own, rest[:, None]], -1))
+    total = rise.sum(-1)
     share = rise[:, -1] * (-rest).exp()  # of the rest's, for each unit of probability in it
-    q = own.exp()
-    gradient = student.exp() * (share - rise.sum(-1))[:, None]
-    apart = rise[:, :-1] - q * share[:, None]
-    if columns is not None:
-        return loss, gradient.scatter_add_(-1, columns, apart)
-    gradient[:, : apart.shape[-1]] += apart
+    gradient = others.mul_((share - total)[:, None])
+    _put(gradient, columns, rise[:, :-1] - own.exp() * total[:, None])
     return loss, gradient
+
+
+def _put(table: Tensor, columns: Tensor | None, values: Tensor) -> None:
+    """Write (n, C) values into some columns of a (n, V) table: None for the first."""
+    if columns is None:
+        table[:, : values.shape[-1]] = values
+    else:
+        table.scatter_(-1, columns, values)
 
 
 def surprise(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,4 +95,5 @@ def router_loss(logits: Sequence[Tensor], batch: Packed, totals: Mapping[str, fl
     probability = torch.stack([(layer.float().softmax(-1) * weight).sum(0) for layer in logits]).sum(0)
     experts = probability.shape[0]
     chosen = torch.tensor([totals[f"{EXPERT}{e}"] for e in range(experts)], device=probability.device)
-    return experts * (chosen / totals[ROUTINGS] * probability / totals[ROUTINGS]).sum()
+    routings = max(totals[ROUTINGS], 1.0)  # of a step that trains nothing: none
+    return experts * (chosen / routings * probability / routings).sum()

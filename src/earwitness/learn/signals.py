@@ -81,38 +81,22 @@ class SignalStore:
 
         Raises FileNotFoundError for a lesson that was not written.
         """
-        layers = range(len(self.reading.layers))
-        top = self._targets([self._target(numbers, "top", device)])
-        if self.reading.match == "representation":
-            states = [torch.cat(self._read(numbers, f"state{n}")).to(device) for n in layers]
-            return Signals(top, states=states)
-        below = [self._target(numbers, f"layer{n}", device) for n in layers]
-        return Signals(top, below=self._targets(below) if below else None)
-
-    def _target(self, numbers: Sequence[int], name: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        parts = (torch.cat(self._read(numbers, f"{name}/{part}")).to(device) for part in ("columns", "logprobs"))
-        columns, logprobs = parts
-        return columns.long(), logprobs
-
-    def _targets(self, found: Sequence[tuple[Tensor, Tensor]]) -> Callable[[slice], Target]:
-        columns, logprobs = (torch.cat(parts) for parts in zip(*found, strict=True))
-
-        def some(part: slice) -> Target:
-            return Target(logprobs[part], columns[part], remainder(logprobs[part]))
-
-        return some
-
-    def _read(self, numbers: Sequence[int], name: str) -> list[Tensor]:
         from safetensors import safe_open
 
-        shards: dict[int, Any] = {}
-        found = []
-        for number in numbers:
-            shard = number // SHARD
-            if shard not in shards:
-                shards[shard] = safe_open(_file(self.folder, shard), framework="pt")
-            found.append(shards[shard].get_tensor(f"{number}/{name}"))
-        return found
+        needed = {number // SHARD for number in numbers}
+        shards: dict[int, Any] = {n: safe_open(_file(self.folder, n), framework="pt") for n in needed}
+
+        def read(name: str) -> Tensor:
+            return torch.cat([shards[n // SHARD].get_tensor(f"{n}/{name}") for n in numbers]).to(device)
+
+        def targets(names: Sequence[str]) -> Targets:
+            columns, logprobs = (torch.cat([read(f"{n}/{part}") for n in names]) for part in ("columns", "logprobs"))
+            return lambda some: Target(logprobs[some], columns[some].long(), remainder(logprobs[some]))
+
+        layers, top = range(len(self.reading.layers)), targets(["top"])
+        if self.reading.match == "representation":
+            return Signals(top, states=[read(f"state{n}") for n in layers])
+        return Signals(top, below=targets([f"layer{n}" for n in layers]) if layers else None)
 
 
 def _file(folder: Path, shard: int) -> Path:

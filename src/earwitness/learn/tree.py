@@ -188,12 +188,16 @@ def share(trees: Sequence[Tree], placeholder: int | None) -> Tree:
 
 
 def branches_below(batch: Packed) -> Tensor:
-    """Return (R, L): how many branches a position belongs to; 0 for padding. Branches without a token do not count."""
+    """Return (R, L): how many branches a position belongs to; 0 for padding, and where nothing is predicted in a row.
+
+    Branches without a token do not count.
+    """
     reach, at = batch.reach, torch.arange(batch.reach.shape[1], device=batch.reach.device)
     inside = at < reach[:, :1]  # the root reaches to the end of its row
     ends = ((reach == at + 1) & inside).long().cumsum(1)
     before = torch.nn.functional.pad(ends, (1, 0))[:, :-1]
-    return (ends.gather(1, reach - 1) - before) * inside
+    predicting = torch.zeros_like(reach[:, :1]).index_fill(0, batch.row, 1)  # a root alone is no branch of its own
+    return (ends.gather(1, reach - 1) - before) * inside * predicting
 
 
 def _padded(values: Tensor, padding: Tensor) -> Tensor:

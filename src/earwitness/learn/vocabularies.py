@@ -6,8 +6,10 @@ same string in the teacher's vocabulary, and where the teacher would have cut th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,9 +50,14 @@ class SharedVocabulary:
         ids = torch.tensor(kept, dtype=torch.long)
         return cls(ids[:, 0].clone(), ids[:, 1].clone(), sizes[0] - len(kept), names)
 
+    @cached_property
+    def table(self) -> dict[int, int]:
+        """The teacher's id of each of the student's that both have."""
+        return dict(zip(self.student.tolist(), self.teacher.tolist(), strict=True))
+
     def translate(self, ids: Sequence[int], student: Any) -> tuple[int, ...]:
         """Return a response's ids as the teacher's. Raises VocabularyError with the list of those that it lacks."""
-        table = dict(zip(self.student.tolist(), self.teacher.tolist(), strict=True))
+        table = self.table
         lacking = sorted({i for i in ids if i not in table})
         if lacking:
             listed = ", ".join(f"{i} {student.convert_ids_to_tokens(i)!r}" for i in lacking[:NAMED])
@@ -66,26 +73,34 @@ class SharedVocabulary:
         return bool((self.student == self.teacher).all()) and int(self.student[-1]) == len(self.student) - 1
 
 
-def refuse_other_cuts(text: str, ids: Sequence[int], teacher: Any, student: Any, names: tuple[str, str]) -> None:
-    """Raise VocabularyError where the teacher would cut a response's text otherwise than its `ids` (the teacher's) do.
+class Cuts:
+    """Where a teacher cuts a text into tokens, and whether a student does so, too.
 
-    A teacher's added token that the student spells in pieces (`<think>`) is taken in the student's pieces: both read
-    the same text, and neither splits a word of it otherwise.
+    An added token of the teacher's that the student spells in pieces (`<think>`) is taken for the text that it is:
+    both then read the same pieces, and those that follow, whatever they grow together with (`>` and a line's end).
     """
-    added = {i: token.content for i, token in teacher.added_tokens_decoder.items()}
-    known = student.get_vocab()
-    would: list[int] = []
-    for i in teacher(text, add_special_tokens=False)["input_ids"]:
-        if i in added and added[i] not in known:
-            pieces = student(added[i], add_special_tokens=False)["input_ids"]
-            would += teacher.convert_tokens_to_ids(student.convert_ids_to_tokens(pieces))
-        else:
-            would.append(i)
-    if would == list(ids):
-        return
-    at = next((n for n, (a, b) in enumerate(zip(would, ids, strict=False)) if a != b), min(len(would), len(ids)))
-    theirs, ours = (teacher.convert_ids_to_tokens(list(part[at : at + 3])) for part in (would, ids))
-    raise VocabularyError(
-        f"{names[1]} cuts a response otherwise than {names[0]}, first at token {at}: {theirs} where the student says "
-        f"{ours}. Its probabilities would be of other words: name a textual teacher with the student's tokenizer"
-    )
+
+    def __init__(self, teacher: Any, student: Any, names: tuple[str, str]) -> None:
+        from tokenizers import Tokenizer
+
+        self.teacher, self.names = teacher, names
+        known = student.get_vocab()
+        rules = json.loads(teacher.backend_tokenizer.to_str())
+        rules["added_tokens"] = [token for token in rules["added_tokens"] if token["content"] in known]
+        self.plain = Tokenizer.from_str(json.dumps(rules))
+
+    def refuse_others(self, text: str, ids: Sequence[int]) -> None:
+        """Raise VocabularyError where the teacher would cut a response's text otherwise than its `ids` (the teacher's)
+        do.
+        """
+        would = self.plain.encode(text, add_special_tokens=False).ids
+        if would == list(ids):
+            return
+        pairs = enumerate(zip(would, ids, strict=False))
+        at = next((n for n, (a, b) in pairs if a != b), min(len(would), len(ids)))
+        theirs, ours = (self.teacher.convert_ids_to_tokens(list(part[at : at + 3])) for part in (would, ids))
+        raise VocabularyError(
+            f"{self.names[1]} cuts a response otherwise than {self.names[0]}, first at token {at}: {theirs} where the "
+            f"student says {ours}. Its probabilities would be of other words: name a textual teacher with the "
+            "student's tokenizer"
+        )

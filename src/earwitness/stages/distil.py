@@ -19,11 +19,12 @@ from earwitness.learn.deaf import deaf_test
 from earwitness.learn.distillation import OUTSIDE, Comparison, anchor, joint_terms, responses_below_sound
 from earwitness.learn.divergences import Divergence
 from earwitness.learn.layers import Projections, choose_layers, decoder, paired
+from earwitness.learn.losses import window
 from earwitness.learn.router import router_weight, with_router
 from earwitness.learn.signals import SignalStore, make_ahead
 from earwitness.learn.teachers import Reading, Signals, listen_to
 from earwitness.learn.tree import Branch, Packed, Tree, pack
-from earwitness.learn.vocabularies import SharedVocabulary, VocabularyError, refuse_other_cuts
+from earwitness.learn.vocabularies import Cuts, SharedVocabulary, VocabularyError
 from earwitness.models.local import LocalModel, Prompt, PromptError
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
@@ -59,16 +60,20 @@ class Reader:
         sizes = tuple(m.model.config.get_text_config().vocab_size for m in (student, teacher))
         self.names = (student.name, teacher.name)
         self.shared = SharedVocabulary.of(student.tokenizer, teacher.tokenizer, (sizes[0], sizes[1]), self.names)
-        self.table = dict(zip(self.shared.student.tolist(), self.shared.teacher.tolist(), strict=True))
+        self.cuts = Cuts(teacher.tokenizer, student.tokenizer, self.names)
 
     def refuse(self, material: Sequence[Material]) -> None:
         """Raise StageError for a description that is missing or too long, or a response that is other words to it."""
+        room: dict[tuple[str, str], int] = {}  # what a question's prompt leaves of the window
         for question, lesson in material:
+            key = question.id, prompt_of(lesson)
             try:
-                self.root(question, prompt_of(lesson))
-                ids = self.student.response_ids(spell(lesson))
-                there = self.shared.translate(ids, self.student.tokenizer)
-                refuse_other_cuts(spell(lesson), there[:-1], self.teacher.tokenizer, self.student.tokenizer, self.names)
+                if key not in room:
+                    room[key] = window(self.teacher.model) - len(self.root(question, key[1]).ids)
+                ids = self.shared.translate(self.student.response_ids(spell(lesson)), self.student.tokenizer)
+                self.cuts.refuse_others(spell(lesson), ids[:-1])
+                if len(ids) > room[key]:
+                    raise PromptError(f"a response of {len(ids)} tokens finds room for {room[key]} in its window")
             except (PromptError, VocabularyError) as error:
                 raise StageError(
                     f"distil cannot use {self.teacher.name} as a teacher of {question.id}: {error}"
@@ -77,7 +82,9 @@ class Reader:
     def root(self, question: Question, name: str) -> Any:
         """Return what the teacher reads before a response."""
         prompt = question_prompt(self.teacher.manner, name, question.text, question.choices)
-        told = self.descriptions[question.id] if self.sees == "description" else None
+        told = self.descriptions.get(question.id) if self.sees == "description" else None
+        if told is None and self.sees == "description":
+            raise PromptError("there is no description of its clip")
         return self.teacher.encode(Prompt(described_prompt(self.teacher.manner, told, prompt)))
 
     def packed(self, lessons: Sequence[Material]) -> Packed:
@@ -86,14 +93,22 @@ class Reader:
         for _, group in itertools.groupby(lessons, key=lambda item: (item[0].id, prompt_of(item[1]))):
             items = list(group)
             said = [self.student.response_ids(spell(lesson)) for _, lesson in items]
-            branches = tuple(Branch.trained([self.table[i] for i in ids]) for ids in said)
+            branches = tuple(Branch.trained([self.shared.table[i] for i in ids]) for ids in said)
             trees.append(Tree(self.root(items[0][0], prompt_of(items[0][1])), branches))
         return pack(trees, self.teacher.pad).to(self.teacher.model.device)
 
     def reading(self, settings: Distil, layers: tuple[int, ...]) -> Reading:
-        """Return how this teacher is read for a student of the settings."""
+        """Return how this teacher is read for a student of the settings.
+
+        Raises StageError where more of its tokens are asked for than there are.
+        """
         width = self.teacher.model.config.get_text_config().vocab_size
         same = self.shared.aligned and self.shared.outside == 0 and len(self.shared.teacher) == width
+        if settings.top_k > len(self.shared.teacher):
+            raise StageError(
+                f"distil.top_k is {settings.top_k}, and {self.names[0]} and {self.names[1]} have "
+                f"{len(self.shared.teacher)} tokens in common: lower it, or set it to 0 for all of them"
+            )
         return Reading(layers, settings.match, settings.top_k, settings.softness, None if same else self.shared)
 
 
@@ -174,25 +189,26 @@ def _objective(job: TrainingJob, settings: Distil, student: Student) -> Jointly:
     terms = frozenset(weights_of(settings))
     reader = _open_reader(job, local) if settings.reads else None
     layers = _student_layers(settings, depth) if "layer_kd" in terms else ()
+    held = _chosen("acoustic_layers", settings.acoustic_layers, depth) if "acoustic_kd" in terms else ()
     comparison = Comparison(
         terms=terms,
         divergence=Divergence(settings.divergence, settings.mixture, settings.softness),
         layers=layers,
         layer_weights=settings.layer_weights,
         distance=settings.distance,
-        acoustic_layers=choose_layers(settings.acoustic_layers, depth) if "acoustic_kd" in terms else (),
+        acoustic_layers=held,
         placeholder=local.tokenizer.convert_tokens_to_ids(local.family.placeholder),
     )
     if reader is None:
         return Jointly(settings, student, comparison)
-    teacher = reader.teacher.model
-    reading = reader.reading(settings, _teacher_layers(settings, layers, depth, len(decoder(teacher).layers)))
+    their_depth = len(decoder(reader.teacher.model).layers)
+    reading = reader.reading(settings, _teacher_layers(settings, layers, depth, their_depth))
     projections = None
     if layers and settings.match == "representation":
-        own, theirs = (m.config.get_text_config().hidden_size for m in (local.model, teacher))
+        own, theirs = (m.config.get_text_config().hidden_size for m in (local.model, reader.teacher.model))
         projections = Projections(layers, own, theirs, job.seed)
     if settings.signals == "live":
-        live = lambda batch: listen_to(teacher, batch.read, reading)  # noqa: E731
+        live = lambda batch: listen_to(reader.teacher.model, batch.read, reading)  # noqa: E731
         return Jointly(settings, student, comparison, projections, reader, live)
     store = _made_ahead(job, reader, reading)
     ahead = lambda batch: store(batch.numbers, local.model.device)  # noqa: E731
@@ -230,10 +246,7 @@ def _made_ahead(job: TrainingJob, reader: Reader, reading: Reading) -> SignalSto
 
 def _student_layers(settings: Distil, depth: int) -> tuple[int, ...]:
     """Return the student's layers that are compared. The top one's distribution is the top-layer term's."""
-    try:
-        chosen = choose_layers(settings.layers, depth)
-    except ValueError as error:
-        raise StageError(f"distil.layers: {error}") from error
+    chosen = _chosen("layers", settings.layers, depth)
     if settings.match == "distribution" and depth in chosen:
         if not isinstance(settings.layers, str):
             raise StageError(
@@ -241,6 +254,11 @@ def _student_layers(settings: Distil, depth: int) -> tuple[int, ...]:
                 "already; leave it out"
             )
         chosen = tuple(i for i in chosen if i != depth)
+        if not chosen:
+            raise StageError(
+                f"distil.layers = {settings.layers!r} takes no layer below the student's last ({depth}), whose "
+                "distribution is compared by text_kd already: name others"
+            )
     weights = settings.layer_weights
     if weights and len(weights) != len(chosen):
         raise StageError(f"distil.layer_weights has {len(weights)} numbers for {len(chosen)} layers: {chosen}")
@@ -254,10 +272,14 @@ def _teacher_layers(settings: Distil, layers: tuple[int, ...], depth: int, teach
         raise StageError(
             f"distil.teacher_layers has {len(settings.teacher_layers)} layers for the student's {len(layers)}: {layers}"
         )
+    return _chosen("teacher_layers", settings.teacher_layers, teacher_depth, "the textual teacher")
+
+
+def _chosen(setting: str, choice: str | Sequence[int], depth: int, whose: str = "the student") -> tuple[int, ...]:
     try:
-        return choose_layers(settings.teacher_layers, teacher_depth, "the textual teacher")
+        return choose_layers(choice, depth, whose)
     except ValueError as error:
-        raise StageError(f"distil.teacher_layers: {error}") from error
+        raise StageError(f"distil.{setting}: {error}") from error
 
 
 def weights_of(settings: Distil) -> dict[str, float]:
