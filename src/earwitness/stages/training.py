@@ -100,6 +100,8 @@ def told(facts: dict[str, Any]) -> str:
     """Return a finished job's facts as a sentence."""
     heard = facts["deaf_test"]
     parts = [f"another sound moves what it learns by up to {heard['change']:.2g} nats"]
+    if "attention" in facts:
+        parts.append(facts["attention"])
     if "chosen_step" in facts:
         parts.append(f"step {facts['chosen_step']} was kept of {', '.join(facts['agreement'])}")
     if facts.get("left_out"):
@@ -243,16 +245,19 @@ def left_out(folder: Path) -> int:
 
 
 def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
-    """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen."""
+    """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen.
+
+    Said beside it is what the student attended with.
+    """
     from earwitness.learn.checkpoints import complete_checkpoints
 
-    chosen: dict[str, Any] = {}
     if not first_process():
-        return chosen
+        return {}
+    chosen: dict[str, Any] = {"attention": student.attention}
     if job.settings.candidates > 1 and job.choose:
         from earwitness.stages.choose import keep_best
 
-        chosen = keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
+        chosen |= keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
     save(job, student, prompt, complete_checkpoints(job.folder)[job.settings.steps] if in_shards() else None)
     return chosen
 
