@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from earwitness.run import Failed, Run, RunError, RunLocked, row_source, write_json
+from earwitness.table import Noted
 from earwitness.workers import Workers
 from test_table import IDENTITY, Counting, fill, folder_of, make, questions, rows_of, sources
 
@@ -105,6 +106,23 @@ def test_shards_work_side_by_side_and_a_whole_driver_takes_their_rows_over(tmp_p
     assert rows_of(tmp_path) == rows_of(tmp_path / "calm")
     with Run.open(tmp_path, "r"), pytest.raises(RunLocked):
         Run.open(tmp_path, "r", (1, 2))
+
+
+def test_a_note_stays_with_its_row_also_when_a_shard_made_it(tmp_path):
+    def note_the_second(block):
+        return [
+            Noted(made, "a part") if q.id == "world/1" else made for q, made in zip(block, make(block), strict=True)
+        ]
+
+    asked = questions(8)
+    with Run.open(tmp_path, "r", (1, 1)) as run:
+        run.table("sample", IDENTITY).fill(asked, sources(asked), note_the_second, block=8)
+    taken = fill(tmp_path, 8, Counting())
+    assert {i: row.note for i, row in taken.items() if row.note} == {"world/1": "a part"}
+    assert fill(tmp_path / "calm", 8, note_the_second) == fill(tmp_path / "calm", 8) == taken
+    assert rows_of(tmp_path) == rows_of(tmp_path / "calm")
+    keys = [list(json.loads(line)) for line in rows_of(tmp_path).splitlines()]
+    assert keys == [["id", "from", "out", *(["note"] if n == 1 else [])] for n in range(8)]
 
 
 def test_failed_rows_of_a_shard_are_not_taken_over_when_they_are_to_be_made_again(tmp_path):

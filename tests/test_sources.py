@@ -259,7 +259,10 @@ def test_links_may_stay_in_the_folder_but_not_leave_it(tmp_path):
     assert read_questions(write(folder, GOOD | {"media": "inside.mp4"}))[0].clip.id == "inside.mp4"
     for media in ("out.mp4", "far/x.mp4"):
         assert "a link that leaves its folder" in refused(folder, GOOD | {"media": media})
-    refused(folder, GOOD | {"media": "loop.mp4"})
+    for media in ("loop.mp4", "loop.mp4/x.mp4"):
+        assert "cannot be followed" in refused(folder, GOOD | {"media": media})
+    for media in ("missing.mp4", "real.mp4/x.mp4"):  # their rows will say so
+        assert read_questions(write(folder, GOOD | {"media": media}))[0].clip.id == media
 
 
 def test_a_file_without_questions(tmp_path):

@@ -43,6 +43,7 @@ from earwitness.workers import Workers
 PRELOAD = ("torch", "transformers")
 FAILED_SHARE = 0.05  # above this share of failed rows in any stage a run ends with an error code
 STAGES = (*DATA_STAGES, "train", "answer")
+COUNTS = ("in", "out", "failed", "in_part")  # of a stage's questions; in_part: whose clip was not heard whole
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _summed(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one entry per stage: the rows of all its tables together."""
     total: dict[str, dict[str, Any]] = {}
     for entry in stages:
-        one = total.setdefault(entry["name"], {"name": entry["name"], "in": 0, "out": 0, "failed": 0})
-        for key in ("in", "out", "failed"):
+        one = total.setdefault(entry["name"], {"name": entry["name"], **dict.fromkeys(COUNTS, 0)})
+        for key in COUNTS:
             one[key] += entry[key]
     return list(total.values())

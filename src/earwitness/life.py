@@ -33,6 +33,8 @@ def standing(folder: Path) -> str:
         state = "done" if (table / "done.json").is_file() else "under way"
         whose = f"  {_whose(table, names)}"
         lines.append(f"  {table.name:26}{len(rows):7} rows, {len(failed)} failed, {state}{whose}".rstrip())
+        if noted := sum("note" in row for row in rows):
+            lines.append(f"      {noted} about clips of which only the beginning was heard")
         here = [why for why in failed if not why.startswith(EARLIER)]
         reasons = list(dict.fromkeys(here))
         lines += [f"      {here.count(why)} x {clean(why)}" for why in reasons[:REASONS]]
@@ -59,6 +61,8 @@ def life_of(folder: Path, question: str) -> str:
         lines += ["", f"{table.name}  {_whose(table, names)}".rstrip()]
         if "error" in row:
             lines.append(f"  failed: {clean(row['error'])}")
+        if "note" in row:
+            lines.append(f"  {clean(row['note'])}")
         tell = TOLD.get(_stage(table), _plain)
         lines += [f"  {clean(tell(record))}" for record in row["out"]]
         lines += [f"  graded {_graded(grade)}" for grade in _grades(run.path, table, question)]

@@ -147,7 +147,8 @@ class Grade(Record):
 class Row(BaseModel):
     """One line of a stage's table: what was made (`out`) for the question `id`, from inputs with digest `source`.
 
-    On disk the digest is called `from`. A question that failed has no `out` and says why in `error`.
+    On disk the digest is called `from`. A question that failed has no `out` and says why in `error`. A `note` says what
+    became of a clip that was not heard whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -156,3 +157,4 @@ class Row(BaseModel):
     source: str = Field(alias="from")
     out: list[dict[str, Any]]
     error: str | None = None
+    note: str | None = None

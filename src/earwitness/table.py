@@ -50,7 +50,15 @@ class Failed:
     why: str
 
 
-Made = Sequence[Record] | Failed
+@dataclass(frozen=True)
+class Noted:
+    """What a stage's function returns for one question whose row is to say something beside its records."""
+
+    records: Sequence[Record]
+    note: str
+
+
+Made = Sequence[Record] | Noted | Failed
 Make = Callable[[list[Question]], Sequence[Made]]
 
 
@@ -279,7 +287,7 @@ class Table:
 
     def _adopted(self, part: list[Question]) -> list[bytes]:
         rows = [self._elsewhere[q.id].model_dump(by_alias=True) for q in part]
-        return [_line({k: v for k, v in row.items() if k != "error" or v is not None}) for row in rows]
+        return [_line({k: v for k, v in row.items() if v is not None}) for row in rows]
 
     def _lines(self, part: list[Question], made: Sequence[Made], sources: Mapping[str, str]) -> list[bytes]:
         if len(made) != len(part):
@@ -290,6 +298,8 @@ class Table:
             if isinstance(result, Failed):
                 row["error"] = result.why
             else:
+                if isinstance(result, Noted):
+                    row["note"], result = result.note, result.records
                 row["out"] = [record.model_dump(mode="json") for record in result]
             try:
                 lines.append(_line(row))
@@ -345,10 +355,11 @@ def _parse(line: bytes, place: str) -> Row:
     # Without validation by pydantic: a table of 200,000 rows is to open in seconds.
     try:
         value = json.loads(line)
-        row_id, source, out, error = value.pop("id"), value.pop("from"), value.pop("out"), value.pop("error", None)
+        row_id, source, out = value.pop("id"), value.pop("from"), value.pop("out")
+        error, note = value.pop("error", None), value.pop("note", None)
         whole = isinstance(row_id, str) and isinstance(source, str) and isinstance(out, list) and not value
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise DamagedTable(f"{place}: not a row: {line[:80]!r}; delete this line, and its question is made again")
-    return Row.model_construct(id=row_id, source=source, out=out, error=error)
+    return Row.model_construct(id=row_id, source=source, out=out, error=error, note=note)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from earwitness.learn.families import family_of
 from earwitness.learn.tree import Packed
 
 DENSE, BLOCKS = "sdpa", "flex_attention"
@@ -54,7 +55,10 @@ def prefer_blocks(model: Any) -> str:
     inner = unwrapped(model)
     text = inner.config.get_text_config()
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    able = getattr(inner, "_supports_flex_attn", False) and size >= LEAST_HEAD and not size & (size - 1)
+    # The language model is asked, not the class around it, whose encoder goes on without.
+    takes = getattr(inner.get_submodule(family_of(inner.config).text), "_supports_flex_attn", False)
+    drops = bool(getattr(text, "attention_dropout", 0))  # which the block kernel cannot
+    able = takes and not drops and size >= LEAST_HEAD and not size & (size - 1)
     if inner.device.type != "cuda" or not able:
         why = "on this device" if inner.device.type != "cuda" else "for this model"
         return f"attention with a dense mask (no block masks {why})"

@@ -45,6 +45,10 @@ class PromptError(Exception):
     """A prompt that must not be sent: too long, or its text would be taken for media or the conversation's frame."""
 
 
+class HeardInPart(UserWarning):
+    """Tells of a clip that was not heard whole, wherever nobody reads a model's `notes`."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What a model is asked. Of the clip it gets what its sense can take: `frames` silent frames, or the sound.
@@ -77,7 +81,7 @@ class LocalModel:
         self.manner, self.trained_prompt = loaded.manner, loaded.prompt
         self.long_clips = loaded.long_clips
         self.cache = FeatureCache()
-        self.notes: dict[str, str] = {}  # what became of clips that were not heard whole, by the clip's id
+        self.notes: dict[Clip | None, str] = {}  # what became of clips that were not heard whole (None: of a waveform)
         self._hears_ahead = False
         if sense != "reading" and sense not in self.family.senses:
             able = ", ".join(sorted(self.family.senses)) or "only reading"
@@ -176,31 +180,28 @@ class LocalModel:
         if prompt.wave is not None:
             if self.sense != "hearing":
                 raise ModelError(f"{self.name} is here for its {self.sense} and must not be given a sound")
-            return self._listen(prompt.wave, where)
+            return self._listen(prompt.wave, clip, where)
         assert clip is not None
         if self.sense == "sight":
             return self.cache.get((clip, frames), lambda: self._look(clip, frames))
-        return self.cache.get(clip, lambda: self._listen(load_sound(clip), where))
+        return self.cache.get(clip, lambda: self._listen(load_sound(clip), clip, where))
 
     def _look(self, clip: Clip, frames: int) -> tuple[Media, tuple[int, ...]]:
         media, count = video_tensors(self.model.config, self.video, load_frames(clip, frames))
         return media, (count,)
 
-    def _listen(self, wave: NDArray[np.float32], where: str) -> tuple[Media, tuple[int, ...]]:
+    def _listen(self, wave: NDArray[np.float32], clip: Clip | None, where: str) -> tuple[Media, tuple[int, ...]]:
         ears, config = self.family.ears, unwrapped(self.model).config
         assert ears is not None
         heard = parts(wave, ears.longest(self.extractor), self.long_clips)
         if sum(map(len, heard)) < len(wave):
-            self._note(where, f"only the first {len(heard[0]) / RATE:g} s of {len(wave) / RATE:.1f} s were heard")
+            text = f"only the first {len(heard[0]) / RATE:g} s of {len(wave) / RATE:.1f} s were heard"
+            if clip not in self.notes:
+                self.notes[clip] = text
+                warnings.warn(f"{where}: {text}", HeardInPart, stacklevel=2)
         made = [audio_tensors(self.extractor, part, where, ears, config) for part in heard]
         media, counts = join([m for m, _ in made]), tuple(count for _, count in made)
         return (hear(self.model, media, sum(counts)) if self._hears_ahead else media), counts
-
-    def _note(self, where: str, text: str) -> None:
-        """Tell of a clip once, wherever nobody reads `notes`."""
-        if where not in self.notes:
-            self.notes[where] = text
-            warnings.warn(f"{where}: {text}", stacklevel=2)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

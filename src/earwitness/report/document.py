@@ -53,8 +53,8 @@ def write(
     """Write `report.json`, `report.md` and the pictures into the folder, and return what `report.json` holds.
 
     `pairs` are the steps (from, to) to be tested; `meta` holds `version`, `config_sha256`, `weights_sha256`, and the
-    arms that are `controls`. Equal runs write equal files: floats keep six significant digits and nothing tells the
-    time.
+    arms that are `controls`. What `stages` count as `in_part` is told in a note. Equal runs write equal files: floats
+    keep six significant digits and nothing tells the time.
     """
     rows, summary = rows_and_summary(sittings)
     report: dict[str, Any] = stable(
@@ -66,7 +66,7 @@ def write(
             "comparisons": comparisons(sittings, pairs, by_category),
             "causes": causes(sittings),
             "traces": list(traces),
-            "stages": list(stages),
+            "stages": [{key: stage[key] for key in ("name", "in", "out", "failed")} for stage in stages],
             "controls": list(meta.get("controls", ())),
             "checker": dict(checker or {"false_accept": None, "false_reject": None, "n": 0}),
         }
@@ -74,7 +74,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     chance = _chance(sittings)
     pictures = plots.draw(folder, report, chance, _names(report))
-    _replace(folder / "report.md", markdown(report, chance, pictures, _notes(sittings)))
+    _replace(folder / "report.md", markdown(report, chance, pictures, [*_notes(sittings), *_in_part(stages)]))
     _replace(folder / "report.json", json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return report
 
@@ -352,6 +352,17 @@ def _notes(sittings: Sequence[Sitting]) -> list[str]:
             tags = ", ".join(escaped(tag) for tag in crowded)
             notes.append(f"No table of {escaped(exam)} by {tags}: more than {MOST_VALUES} values.")
     return notes
+
+
+def _in_part(stages: Sequence[Cell]) -> list[str]:
+    """Return which stages' questions are about clips that were not heard whole."""
+    counts = [(escaped(s["name"]), s.get("in_part", 0), s["in"]) for s in stages]
+    return [
+        f"{n} of {asked} questions of {name} are about clips of which only the beginning was heard (`long_clips`); the "
+        "`note` of each row says how much."
+        for name, n, asked in counts
+        if n
+    ]
 
 
 def _panels(report: Mapping[str, Any]) -> list[tuple[str, str]]:

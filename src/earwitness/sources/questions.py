@@ -184,12 +184,20 @@ def _media(value: Any, folder: Path) -> str:
     if ".." in path.parts or ".." in windows.parts or not path.parts:
         raise _LineError(f"media {shown(name)} leaves its folder; {inside}")
     try:
-        within = (folder / path).resolve().is_relative_to(folder.resolve())
+        within = _followed(folder / path).is_relative_to(folder.resolve())
     except (OSError, RuntimeError) as error:  # links in a circle, names that are too long
         raise _LineError(f"media {shown(name)} cannot be followed ({error}); {inside}") from None
     if not within:
         raise _LineError(f"media {shown(name)} is a link that leaves its folder; {inside}")
     return path.as_posix()
+
+
+def _followed(path: Path) -> Path:
+    """Return where a path leads. Raises OSError or RuntimeError for links in a circle, but not for a missing file."""
+    try:
+        return path.resolve(strict=True)  # from Python 3.13 on only a strict look tells of a circle
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return path.resolve()
 
 
 def _seconds(value: Any, name: str) -> float | None:

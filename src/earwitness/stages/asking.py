@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from earwitness.learn.tree import Root
@@ -30,6 +30,12 @@ def encode_each(model: LocalModel, prompts: Sequence[Prompt]) -> list[Root | Fai
 def failure(error: Exception, clip: Clip | None) -> Failed:
     """Return why a question failed. The clip goes by its id: rows do not say where files lie."""
     return Failed(str(error) if clip is None else str(error).replace(clip.media, clip.id))
+
+
+def heard_in_part(model: LocalModel, clips: Iterable[Clip]) -> dict[str, float]:
+    """Return {"in_part": how many of these clips were not heard whole} of a model that cuts them; {} of any other."""
+    cuts = model.long_clips == "truncate"
+    return {"in_part": float(sum(clip in model.notes for clip in clips))} if cuts else {}
 
 
 def where_encoded(

@@ -133,7 +133,7 @@ class Jointly(Supervised):
     def prepare(self, model: Any, items: Sequence[Material], step: int) -> Joint:
         """Pack lessons for the student, and below what it reads for the textual teacher."""
         made = super().prepare(model, items, step)
-        joint = Joint(made.packed, made.left_out, made.router, made.lessons)
+        joint = Joint(made.packed, made.left_out, made.router, made.lessons, made.in_part)
         if "acoustic_kd" in self.comparison.terms:
             joint.sound = responses_below_sound(made.packed, self.comparison.placeholder)
         if self.signals is not None and made.lessons:

@@ -20,7 +20,7 @@ from earwitness.learn.tree import Packed, Root
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
-from earwitness.stages.asking import encode_each, where_encoded
+from earwitness.stages.asking import encode_each, heard_in_part, where_encoded
 from earwitness.stages.sft import Supervised, showable
 from earwitness.stages.student import Student, open_student
 from earwitness.stages.training import TrainingJob, fit, left_out, settle
@@ -73,6 +73,7 @@ class Practice:
         if not tasks:
             rollout.discard()
         rollout.facts["left_out"] = float(len(items) - len(tasks))
+        rollout.facts |= heard_in_part(self.student.local, (question.clip for question, _ in items))
         if round_number % max(1, self.settings.steps // (KEPT * self.settings.updates)) == 0:
             rollout.rows = self._rows(items, tasks, rollout)
         self.held = {k: v for k, v in self.held.items() if k[0] == round_number}

@@ -18,7 +18,7 @@ from earwitness.learn.tree import Branch, Packed, Tree, pack, share
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
-from earwitness.stages.asking import encode_each
+from earwitness.stages.asking import encode_each, heard_in_part
 from earwitness.stages.student import open_student
 from earwitness.stages.training import TrainingJob, fit, left_out, settle
 from earwitness.stages.workbench import StageError
@@ -30,17 +30,19 @@ Material = tuple[Question, Lesson]
 @dataclass
 class Lessons:
     """A packed batch of lessons (in the order of its branches), and how many had to be left out because their question
-    cannot be shown.
+    cannot be shown. `in_part` counts those whose clip was not heard whole, of a student that cuts clips.
     """
 
     packed: Packed
     left_out: int = 0
     router: dict[str, float] = field(default_factory=dict)
     lessons: list[Material] = field(default_factory=list)
+    in_part: dict[str, float] = field(default_factory=dict)
 
     def counts(self) -> dict[str, float]:
         """The number of trained tokens, of lessons left out, and of the choices of a router where there is one."""
-        return {"tokens": float(self.packed.weight.sum()), "left_out": float(self.left_out), **self.router}
+        own = {"tokens": float(self.packed.weight.sum()), "left_out": float(self.left_out)}
+        return {**own, **self.in_part, **self.router}
 
 
 class Supervised:
@@ -68,7 +70,8 @@ class Supervised:
             raise StageError(f"no question of a training batch can be shown to the student: {self.why}")
         missing = sum(question.id in failures for question, _ in items)
         packed = pack(trees, self.student.pad).to(model.device)
-        return Lessons(packed, missing, router_counts(model, packed), grown.lessons)
+        in_part = heard_in_part(self.student, (question.clip for question, _ in grown.lessons))
+        return Lessons(packed, missing, router_counts(model, packed), grown.lessons, in_part)
 
     def terms(self, model: Any, batch: Lessons, totals: dict[str, float]) -> dict[str, Tensor]:
         """Return `ce` in nats per token, and `router` for mixtures of experts."""

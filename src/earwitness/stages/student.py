@@ -43,10 +43,14 @@ class Parent(Protocol):
 
 @dataclass
 class Student:
-    """The model that is trained, and its parent checkpoint (None where nobody asked for it)."""
+    """The model that is trained, and its parent checkpoint (None where nobody asked for it).
+
+    `attention` says in words what it trains with.
+    """
 
     local: LocalModel
     parent: Parent | None
+    attention: str
 
 
 def open_student(job: TrainingJob, with_parent: bool = False) -> Student:
@@ -57,6 +61,7 @@ def open_student(job: TrainingJob, with_parent: bool = False) -> Student:
     """
     import torch
 
+    from earwitness.learn.attention import prefer_blocks
     from earwitness.learn.hearing import frozen_ears
     from earwitness.models import connect
     from earwitness.models.loading import merge_adapter
@@ -65,6 +70,7 @@ def open_student(job: TrainingJob, with_parent: bool = False) -> Student:
     from_adapter = job.parent is not None and job.parent.kind == "adapter"
     start = student_spec(job.base, None if from_adapter else job.parent)
     local = connect(start, "student", four_bit=job.settings.tuning == "qlora")
+    attention = prefer_blocks(local.model)  # before a parent is copied from it
     parent: Parent | None = None
     if job.settings.tuning == "full":
         if from_adapter:
@@ -82,7 +88,7 @@ def open_student(job: TrainingJob, with_parent: bool = False) -> Student:
     _widened(local.model).train()
     if frozen_ears(local.model) and not in_shards():
         local.hear_ahead()
-    return Student(local, parent)
+    return Student(local, parent, attention)
 
 
 def _widened(model: Any) -> Any:

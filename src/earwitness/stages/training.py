@@ -100,10 +100,14 @@ def told(facts: dict[str, Any]) -> str:
     """Return a finished job's facts as a sentence."""
     heard = facts["deaf_test"]
     parts = [f"another sound moves what it learns by up to {heard['change']:.2g} nats"]
+    if "attention" in facts:
+        parts.append(facts["attention"])
     if "chosen_step" in facts:
         parts.append(f"step {facts['chosen_step']} was kept of {', '.join(facts['agreement'])}")
     if facts.get("left_out"):
         parts.append(f"{facts['left_out']} draws could not be shown to it ({facts['why']})")
+    if "in_part" in facts:
+        parts.append(f"{facts['in_part']} draws were about clips that it did not hear whole")
     return "; ".join(parts)
 
 
@@ -238,21 +242,30 @@ def _accumulation(size: int, micro_batch: int) -> int:
 
 def left_out(folder: Path) -> int:
     """Return how many draws of a training could not be shown to the student, as its log counts them."""
+    return _counted(folder, "left_out")
+
+
+def _counted(folder: Path, name: str) -> int:
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return sum(int(json.loads(line).get("left_out", 0)) for line in lines)
+    return sum(int(json.loads(line).get(name, 0)) for line in lines)
 
 
 def settle(job: TrainingJob, student: Student, prompt: str) -> dict[str, Any]:
-    """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen."""
+    """Keep the best candidate (the last one where there is nothing to choose by), save it, and say what was chosen.
+
+    Said beside it is what the student attended with, and how many draws were about clips that it did not hear whole.
+    """
     from earwitness.learn.checkpoints import complete_checkpoints
 
-    chosen: dict[str, Any] = {}
     if not first_process():
-        return chosen
+        return {}
+    chosen: dict[str, Any] = {"attention": student.attention}
+    if in_part := _counted(job.folder, "in_part"):
+        chosen["in_part"] = in_part
     if job.settings.candidates > 1 and job.choose:
         from earwitness.stages.choose import keep_best
 
-        chosen = keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
+        chosen |= keep_best(student.local, job.folder, prompt, job.choose, job.answer_tokens)
     save(job, student, prompt, complete_checkpoints(job.folder)[job.settings.steps] if in_shards() else None)
     return chosen
 

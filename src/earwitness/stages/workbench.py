@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from earwitness.config import Model, Role, RunConfig
-from earwitness.models import connected, fingerprint
+from earwitness.models import SENSES, connected, fingerprint
 from earwitness.records import Clip, Question, Record, Row
 from earwitness.run import Run, read_object, row_source
-from earwitness.table import BLOCK, EARLIER, Failed, Made, Make, RunError, StaleRow, Table, write_json
+from earwitness.table import BLOCK, EARLIER, Failed, Made, Make, Noted, RunError, StaleRow, Table, write_json
 from earwitness.terminal import Progress, ProgressLine
 from earwitness.workers import Workers
 
@@ -55,15 +57,34 @@ class Rows(Generic[R]):
 
 @dataclass(frozen=True)
 class Unless:
-    """A stage's function that is spared the questions that failed before: their rows say so."""
+    """A stage's function that is spared the questions that failed before: their rows say so.
+
+    `ears` are models that do not hear long clips whole: rows of what they made say what was heard.
+    """
 
     make: Callable[[list[Any]], Sequence[Made]]
+    ears: tuple[tuple[Model, Role], ...] = ()
 
     def __call__(self, block: Sequence[Any]) -> list[Made]:
         """Return what is made of each item, or the item itself where it is a failure."""
         good = [item for item in block if not isinstance(item, Failed)]
-        made = iter(self.make(good) if good else [])
+        made = iter(self._noted(good) if good else [])
         return [item if isinstance(item, Failed) else next(made) for item in block]
+
+    def _noted(self, items: list[Any]) -> Sequence[Made]:
+        if not self.ears:
+            return self.make(items)
+        from earwitness.models.local import HeardInPart
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HeardInPart)  # the rows tell
+            made = self.make(items)
+        notes = ChainMap(*(connected(spec, role).notes for spec, role in self.ears))
+        clips = [(item[0] if isinstance(item, tuple) else item).clip for item in items]
+        return [
+            Noted(out, notes[clip]) if clip in notes and not isinstance(out, Failed | Noted) else out
+            for clip, out in zip(clips, made, strict=True)
+        ]
 
 
 @dataclass
@@ -121,9 +142,9 @@ class Workbench:
         """Fill a stage's table and read it back.
 
         `content` says what a question's row is made from, beside its models and its parents' rows. `make` is called
-        with blocks of questions, or of what `attach` makes of each; in worker processes where `models` do the work. A
-        question that failed in one of the `parents` fails here, too. `shown` is the stage's name on the progress line
-        (None: not shown).
+        with blocks of questions, or of what `attach` makes of each (a tuple that begins with the question); in worker
+        processes where `models` do the work. A question that failed in one of the `parents` fails here, too. `shown` is
+        the stage's name on the progress line (None: not shown).
         """
         table = self.run.table(stage, identity)
         makers = {role: self.model_source(spec) for role, spec in (models or {}).items()}
@@ -139,7 +160,8 @@ class Workbench:
 
         def over(function: Make, blocks: list[list[Question]]) -> Iterable[Sequence[Made]]:
             items = ([work(q) for q in block] for block in blocks)
-            return self.workers.map(Unless(function), items) if models else map(Unless(function), items)
+            spared = Unless(function, _cutting_ears(models or {}))
+            return self.workers.map(spared, items) if models else map(spared, items)
 
         rows = self._rows(table, questions, sources, make, over, makers, models or {}, shown)
         return self._read(table, rows, record, shown or stage)
@@ -183,7 +205,13 @@ class Workbench:
         made = {i: [record.model_validate(r) for r in row.out] for i, row in rows.items() if row.error is None}
         failed = {i: row.error for i, row in rows.items() if row.error is not None}
         name = table.folder.name
-        self.stages[name] = {"name": table.stage, "in": len(rows), "out": len(made), "failed": len(failed)}
+        notes = {i: row.note for i, row in rows.items() if row.note is not None}
+        counts = {"in": len(rows), "out": len(made), "failed": len(failed), "in_part": len(notes)}
+        self.stages[name] = {"name": table.stage, **counts}
+        if notes:
+            first, note = next(iter(notes.items()))
+            whose = f"{len(notes)} of {len(rows)} questions are about clips that were not heard whole"
+            self.note(f"{shown}: {whose}, first {first}: {note}")
         here = {i: why for i, why in failed.items() if not why.startswith(EARLIER)}
         if here:
             first, why = next(iter(here.items()))
@@ -214,6 +242,12 @@ class Workbench:
             return f"Changed: the {changed[0]}'s files ({models[changed[0]].name})"
         media = next(q.clip.media for q in questions if q.id == question_id)
         return f"Changed: the question {question_id!r} or its clip {media}"
+
+
+def _cutting_ears(models: Mapping[Role, Model]) -> tuple[tuple[Model, Role], ...]:
+    return tuple(
+        (spec, role) for role, spec in models.items() if SENSES[role] == "hearing" and spec.long_clips == "truncate"
+    )
 
 
 def release_models() -> None:
