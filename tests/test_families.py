@@ -25,7 +25,7 @@ from earwitness.learn.tree import Branch, Fork, Tree, pack
 from earwitness.models import connect
 from earwitness.models.adapters import lora_targets
 from earwitness.models.features import MediaLimit
-from earwitness.models.loading import merge_adapter
+from earwitness.models.loading import merge_adapter, refuse_old
 from earwitness.models.local import Prompt
 from earwitness.models.places import ModelError
 from earwitness.stages.student import LINEAR
@@ -459,3 +459,10 @@ def test_the_page_of_students_has_every_family():
         if family.ears is not None:
             assert f"`{name}`" in page
             assert family.placeholder.replace("|", "\\|") in page
+
+
+def test_a_family_that_this_transformers_builds_otherwise_is_refused():
+    refuse_old(FAMILIES["qwen2_audio"], "5.17.0")
+    refuse_old(FAMILIES["qwen2_5_omni"], "5.21.1")
+    with pytest.raises(ModelError, match=r"needs transformers 5\.21 or newer, and this is 5\.17\.0"):
+        refuse_old(FAMILIES["qwen3_omni_moe"], "5.17.0")

@@ -36,6 +36,7 @@ class Family:
     position ids (P) or (3, P), None where they simply count up; `language_model` is a regular expression for the
     modules of the language model, which LoRA may target, and `text` that model's own module. `part` names the part of
     a larger checkpoint's configuration that is loaded. `template` is the chat template of releases that hold none.
+    `since` is the first version of transformers that builds the class as it is used here.
     """
 
     model_class: str
@@ -47,6 +48,7 @@ class Family:
     ears: Ears | None = None
     part: str | None = None
     template: str | None = None
+    since: str = "5.17"
 
 
 def listener(model_class: str, placeholder: str, ears: Ears, **more: Any) -> Family:
@@ -96,13 +98,18 @@ VOXTRAL_TEMPLATE = (
 QWEN2_AUDIO_EARS = Ears(ears.one_window, ears.window, least=2)  # one token is taken for a prompt of an older kind
 QWEN2_AUDIO = listener("Qwen2AudioForConditionalGeneration", "<|AUDIO|>", QWEN2_AUDIO_EARS)
 QWEN2_5_OMNI = listener(
-    "Qwen2_5OmniThinkerForConditionalGeneration", "<|AUDIO|>", Ears(ears.own_frames, ears.window), part="thinker_config"
+    "Qwen2_5OmniThinkerForConditionalGeneration",
+    "<|AUDIO|>",
+    Ears(ears.own_frames, ears.window),
+    part="thinker_config",
+    since="5.21",  # its layers went by other names before
 )
 QWEN3_OMNI = listener(
     "Qwen3OmniMoeThinkerForConditionalGeneration",
     "<|audio_pad|>",
     Ears(ears.whole_clip, ears.unlimited),
     part="thinker_config",
+    since="5.21",
 )
 AUDIO_FLAMINGO_3 = listener(
     "AudioFlamingo3ForConditionalGeneration",

@@ -67,6 +67,7 @@ def load(spec: Model, four_bit: bool = False) -> Loaded:
     refuse_unsafe(place)
     config = _read(place, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
     family = _read(place, lambda: family_of(config))
+    refuse_old(family, transformers.__version__)
     model = _model(place, spec, family, four_bit)
     tokenizer = _tokenizer(place, family)
     _check(place, family, model, tokenizer)
@@ -126,6 +127,16 @@ def _check(place: Path, family: Family, model: Any, tokenizer: Any) -> None:
         raise ModelError(
             f"the tokenizer of {place} reads {family.placeholder} as token {read}, its model takes {meant} for sound: "
             "they do not belong together"
+        )
+
+
+def refuse_old(family: Family, version: str) -> None:
+    """Raise ModelError where a version of transformers builds a family's class in another way."""
+    have, need = (tuple(int(part) for part in v.split(".")[:2]) for v in (version, family.since))
+    if have < need:
+        raise ModelError(
+            f"{family.model_class} needs transformers {family.since} or newer, and this is {version}: before that its "
+            "parts went by other names, and adapters would be put on none of them"
         )
 
 
