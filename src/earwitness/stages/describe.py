@@ -67,8 +67,8 @@ class DescribeClips:
 def _listen(model: LocalModel, clip: Clip) -> tuple[Root | Failed, float]:
     """Return what the describer is asked about a clip (or why it cannot be), and how many seconds the clip has."""
     try:
-        wave = load_sound(clip)
-        return model.encode(Prompt(template(model.manner, "describe"), clip, wave=wave)), len(wave) / RATE
+        root = model.encode(Prompt(template(model.manner, "describe"), clip))
+        return root, len(load_sound(clip)) / RATE
     except OF_THE_QUESTION as error:
         return failure(error, clip), 0.0
 
