@@ -146,15 +146,15 @@ def test_a_model_that_hears_can_read_and_then_hears_nothing():
 
 
 def test_exams_are_sat_by_reading_and_controls_are_marked(tmp_path, capsys):
-    config = reading_config()
+    config = reading_config(arms=READERS | {"watcher": [READERS["told"][0] | {"examinee": "teacher"}]})
     outcome = drive(config, tmp_path, quiet=True)
     assert outcome.failures == [] and outcome.report is not None
     run = tmp_path / config.name
     described = [row["out"][0] for row in rows_of(run, "describe")]
     assert sorted(d["by"] for d in described) == ["checker"] * 3 + ["oracle"] * 3
-    assert len(rows_of(run, "answer")) == 9 and not rows_of(run, "sample")
-    assert {(cell["arm"], cell["mode"]) for cell in outcome.report["rows"]} == {(arm, "think") for arm in READERS}
-    assert outcome.report["controls"] == ["told"]
+    assert len(rows_of(run, "answer")) == 12 and not rows_of(run, "sample")
+    assert {(cell["arm"], cell["mode"]) for cell in outcome.report["rows"]} == {(arm, "think") for arm in config.arms}
+    assert outcome.report["controls"] == ["told", "watcher"]
     assert "told (control)" in outcome.text and "reader (control)" not in outcome.text
     assert main(["show", str(run), "world/exam/0"]) == 0
     said = capsys.readouterr().out

@@ -9,10 +9,14 @@ import pytest
 
 import worlds
 from earwitness.cli import main
+from earwitness.config import Model
 from earwitness.driver import drive
+from earwitness.models import connected
 from earwitness.models.local import HeardInPart
 from earwitness.preflight import read_questions
 from earwitness.run import Run
+from earwitness.stages.describe import DescribeClips
+from earwitness.world.questions import read_world
 from tiny_families import write_family
 
 NOTE = "only the first 1 s of 4.0 s were heard"
@@ -106,6 +110,18 @@ def test_notes_come_from_worker_processes_as_from_this_one(student, told, tmp_pa
     drive(config(student, **untrained), tmp_path, quiet=True)
     (ours,), theirs = tmp_path.glob("small/answer-*/rows.jsonl"), list(alone.glob("answer-*/rows.jsonl"))
     assert ours.read_bytes() in [file.read_bytes() for file in theirs]
+
+
+def test_who_reads_hears_no_clip_at_all_and_who_describes_one_notes_it(student, tmp_path):
+    reads = {"arms": {"reads": [{"stage": "answer", "sees": "oracle"}]}, "questions": {"limit": 4, "choose": []}}
+    drive(config(student, **reads), tmp_path, quiet=True)
+    assert connected.cache_info().currsize == 1, "nobody was opened to hear"
+    assert len(rows(tmp_path / "small", "answer")) == 4
+    assert not any("note" in row for row in rows(tmp_path / "small", "answer"))
+    describer = Model(kind="local", name=student, long_clips="truncate")
+    (asked,) = read_world("world:validation", 1)
+    DescribeClips(describer, 2)([asked])
+    assert connected(describer, "describer").notes == {asked.clip: NOTE}
 
 
 def test_who_hears_everything_has_nothing_to_note(tmp_path, capsys):

@@ -42,6 +42,9 @@ def test_the_arms_say_which_data_stages_are_made(config, until, expected):
 def test_a_teacher_that_sees_nothing_needs_no_description():
     blind = [{"stage": "distil", "lessons": "given", "witnesses": [{"sees": "nothing"}]}]
     assert data_stages(reading_config(arms={"x": blind})) == ("select",)
+    untaught = [{"stage": "distil", "lessons": "given", "text_weight": 0.0, "layer_weight": 0.0}]
+    assert data_stages(reading_config(arms={"x": untaught})) == ("select",)
+    assert roles(reading_config(arms={"x": untaught})) == ["student"]
 
 
 def test_the_stages_say_which_models_are_needed():

@@ -185,7 +185,8 @@ def _refuse_launcher(launcher: Launcher, config: RunConfig) -> None:
         )
     if launcher.machines > 1:
         raise ConfigError(
-            f"{name} is for {launcher.machines} machines, which are not started from here: run with --until select, "
+            f"{name} is for {launcher.machines} machines, which are not started from here: run with --until "
+            f"{data_stages(config)[-1]}, "
             "start `earwitness train` with your launcher on each of them, step by step, then run to the end"
         )
     if launcher.precision not in ("no", "bf16"):

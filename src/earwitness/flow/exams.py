@@ -51,6 +51,8 @@ def _sit(
     role: Role = settings.examinee
     examinee = student_spec(bench.model("student"), checkpoint) if role == "student" else bench.model(role)
     described = _described(bench, settings, questions, exam)
+    if described:
+        examinee = examinee.model_copy(update={"long_clips": "refuse"})  # of no concern to one who reads
     identity = {
         "answer": settings.identity(),
         "examinee": checkpoint.key if checkpoint else examinee.identity(),

@@ -22,7 +22,6 @@ from earwitness.stages.asking import OF_THE_QUESTION, failure, where_encoded
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 from earwitness.world.puzzles import listed
-from earwitness.world.scenes import Scene
 
 UNUSABLE = "the description "
 """How the error of a row begins whose describer was asked, and said what cannot be used."""
@@ -68,8 +67,8 @@ class DescribeClips:
 def _listen(model: LocalModel, clip: Clip) -> tuple[Root | Failed, float]:
     """Return what the describer is asked about a clip (or why it cannot be), and how many seconds the clip has."""
     try:
-        wave = load_sound(clip)
-        return model.encode(Prompt(template(model.manner, "describe"), clip, wave=wave)), len(wave) / RATE
+        root = model.encode(Prompt(template(model.manner, "describe"), clip))
+        return root, len(load_sound(clip)) / RATE
     except OF_THE_QUESTION as error:
         return failure(error, clip), 0.0
 
@@ -91,10 +90,11 @@ def describe_known(question: Question, source: Literal["caption", "field", "orac
             f"{question.clip.id} is no clip of the embedded world, and the oracle knows no other: set describe.source "
             "to model, caption or field"
         )
-    scene = scene_of(question.clip)
-    if not isinstance(scene, Scene):
+    scene: object = scene_of(question.clip)
+    heard = getattr(scene, "heard", None)  # what every kind of scene that has an ear's truth can tell, in order of time
+    if heard is None:
         raise StageError(f"the oracle has no words for {question.clip.media}, a {type(scene).__name__}: leave it out")
-    return _told(listed(scene.heard), "oracle")
+    return _told(listed(heard), "oracle")
 
 
 def _captioned(question: Question) -> Told:
