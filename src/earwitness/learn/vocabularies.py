@@ -93,12 +93,15 @@ class Cuts:
         """Raise VocabularyError where the teacher would cut a response's text otherwise than its `ids` (the teacher's)
         do.
         """
-        would = self.plain.encode(text, add_special_tokens=False).ids
-        if would == list(ids):
+        would, said = (
+            self.plain.encode(text, add_special_tokens=False).tokens,
+            self.teacher.convert_ids_to_tokens(list(ids)),
+        )
+        if would == said:  # by name: leaving tokens out has changed the numbers of those added after them
             return
-        pairs = enumerate(zip(would, ids, strict=False))
-        at = next((n for n, (a, b) in pairs if a != b), min(len(would), len(ids)))
-        theirs, ours = (self.teacher.convert_ids_to_tokens(list(part[at : at + 3])) for part in (would, ids))
+        pairs = enumerate(zip(would, said, strict=False))
+        at = next((n for n, (a, b) in pairs if a != b), min(len(would), len(said)))
+        theirs, ours = (part[at : at + 3] for part in (would, said))
         raise VocabularyError(
             f"{self.names[1]} cuts a response otherwise than {self.names[0]}, first at token {at}: {theirs} where the "
             f"student says {ours}. Its probabilities would be of other words: name a textual teacher with the "

@@ -169,7 +169,7 @@ def learn_jointly(job: TrainingJob) -> dict[str, Any]:
     plan = Draw(job)
     first = showable(student.local, plan(0), settings.micro_batch)
     hearing = deaf_test(student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed)
-    objective = _objective(job, settings, student)
+    objective = joint_objective(job, settings, student)
     beside = None
     if objective.projections is not None:
         beside = Beside(objective.projections, settings.projection_learning_rate)
@@ -182,7 +182,7 @@ def learn_jointly(job: TrainingJob) -> dict[str, Any]:
     return facts | {"left_out": left_out(job.folder), "why": objective.why}
 
 
-def _objective(job: TrainingJob, settings: Distil, student: Student) -> Jointly:
+def joint_objective(job: TrainingJob, settings: Distil, student: Student) -> Jointly:
     """Open the textual teacher if any term needs it, and pair its layers with the student's."""
     local = student.local
     depth = len(decoder(local.model).layers)
