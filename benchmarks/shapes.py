@@ -17,7 +17,10 @@ LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|do
 
 @dataclass(frozen=True)
 class Shape:
-    """A size of Qwen2-Audio. `seconds` is the length of the encoder's window, to which every clip is padded."""
+    """A size of Qwen2-Audio. `seconds` is the length of the encoder's window, to which every clip is padded.
+
+    `pairs` is how many heads of keys and values there are (0: as many as `heads`).
+    """
 
     seconds: int
     mels: int
@@ -30,6 +33,7 @@ class Shape:
     heads: int
     words: int
     positions: int = 4096
+    pairs: int = 0
 
     @property
     def audio_tokens(self) -> int:
@@ -63,7 +67,7 @@ def configuration(shape: Shape) -> Any:
             "intermediate_size": shape.inner,
             "num_hidden_layers": shape.layers,
             "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.heads,
+            "num_key_value_heads": shape.pairs or shape.heads,
             "max_position_embeddings": shape.positions,
             "bos_token_id": PAD,
             "eos_token_id": STOP,

@@ -6,7 +6,8 @@ time, once: nothing is kept for a backward pass and nothing is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Kind = Literal["jsd", "forward", "reverse"]
-AT_ONCE = 2**23  # logits held at once, per tensor
+ROWS = 512  # predictions whose logits are held at once: enough to keep matrix products busy
+AT_ONCE = 2**17  # of their logits, those compared at once on a CPU: they stay in its cache
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Divergence:
             rise = q * (student - teacher)
             return rise.sum(-1), rise
         b = self.mixture
-        mean = (b * p).add_(q, alpha=1 - b).clamp_min_(torch.finfo(q.dtype).tiny).log_()
+        mean = q.lerp(p, b).clamp_min_(torch.finfo(q.dtype).tiny).log_()
         rise = q.mul_(student - mean)
         loss = b * p.mul_(teacher - mean).sum(-1) + (1 - b) * rise.sum(-1)
         return loss, rise.mul_(1 - b)
@@ -78,13 +80,18 @@ def remainder(logprobs: Tensor) -> Tensor:
     return torch.log1p(-logprobs.exp().sum(-1).clamp_max(1 - torch.finfo(logprobs.dtype).eps))
 
 
+def together(logprobs: Tensor) -> Tensor:
+    """Return the log-probability (n) of (n, C) log-probabilities taken together, at least that of `remainder`."""
+    return logprobs.logsumexp(-1).clamp_min(math.log(torch.finfo(logprobs.dtype).eps))
+
+
 def compare(divergence: Divergence, target: Target, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the divergence (n, nats) of the student's (n, V) logits from a target, and its gradient (n, V)."""
     soft = logits if divergence.softness == 1 else logits / divergence.softness
     student = soft.log_softmax(-1)
     if target.columns is None:
         loss, rise = divergence(target.logprobs, student)
-        gradient = rise - student.exp_() * rise.sum(-1, keepdim=True)
+        gradient = torch.addcmul(rise, student.exp_(), rise.sum(-1, keepdim=True), value=-1)
     else:
         loss, gradient = _lumped(divergence, target, student)
     return loss, gradient if divergence.softness == 1 else gradient / divergence.softness
@@ -96,25 +103,17 @@ def _lumped(divergence: Divergence, target: Target, student: Tensor) -> tuple[Te
     first = target.columns if isinstance(target.columns, int) else 0
     columns = target.columns.expand(len(student), -1) if isinstance(target.columns, Tensor) else None
     own = student[:, :first] if columns is None else student.gather(-1, columns)
-    others = student.exp()
-    _put(others, columns, torch.zeros_like(own))
+    named, rise = divergence(target.logprobs, own)
+    every = student.exp()
+    likely = every[:, :first] if columns is None else own.exp()
+    others = every[:, first:] if columns is None else every.scatter_(-1, columns, 0.0)
     # Added up, not taken from 1: of a student that is sure, nothing but rounding would be left.
-    rest = others.sum(-1).clamp_min(torch.finfo(others.dtype).tiny).log()
-    teacher = torch.cat([target.logprobs, target.rest[:, None]], -1)
-    loss, rise = divergence(teacher, torch.cat([own, rest[:, None]], -1))
-    total = rise.sum(-1)
-    share = rise[:, -1] * (-rest).exp()  # of the rest's, for each unit of probability in it
-    gradient = others.mul_((share - total)[:, None])
-    _put(gradient, columns, rise[:, :-1] - own.exp() * total[:, None])
-    return loss, gradient
-
-
-def _put(table: Tensor, columns: Tensor | None, values: Tensor) -> None:
-    """Write (n, C) values into some columns of a (n, V) table: None for the first."""
-    if columns is None:
-        table[:, : values.shape[-1]] = values
-    else:
-        table.scatter_(-1, columns, values)
+    mass = others.sum(-1, keepdim=True).clamp_min_(torch.finfo(every.dtype).tiny)
+    lumped, rest = divergence(target.rest[:, None], mass.log())
+    total = rise.sum(-1, keepdim=True) + rest
+    others.mul_(rest / mass - total)
+    torch.addcmul(rise, likely, total, value=-1, out=likely)
+    return named + lumped, every if columns is None else every.scatter_(-1, columns, likely)
 
 
 def surprise(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +139,12 @@ def through_head(states: Tensor, head: Any, weight: Tensor, score: Score) -> Ten
     return total
 
 
+def cut(piece: slice, step: int) -> Iterator[slice]:
+    """Yield a piece in parts of at most `step`."""
+    for start in range(piece.start, piece.stop, step):
+        yield slice(start, min(start + step, piece.stop))
+
+
 class _ThroughHead(torch.autograd.Function):
     """Computes its gradient beside its value, so that no logits outlive their piece."""
 
@@ -151,20 +156,24 @@ class _ThroughHead(torch.autograd.Function):
         by_states = torch.empty_like(states) if wanted_states else None
         by_table = torch.zeros_like(table) if wanted_table else None
         narrow = table.to(low)
-        step = max(1, AT_ONCE // len(table))
+        step = max(1, (AT_ONCE if place == "cpu" else 256 * AT_ONCE) // len(table))
+        rows = max(ROWS, step)
         with torch.autocast(place, enabled=False):
-            for start in range(0, len(states), step):
-                some = slice(start, start + step)
-                read = states[some].to(low)
-                values, gradient = score(F.linear(read, narrow).to(total.dtype), some)
-                total += (values * weight[some]).sum()
-                gradient = gradient.mul_(weight[some, None]).to(low)
+            for start in range(0, len(states), rows):
+                piece = slice(start, min(start + rows, len(states)))
+                read = states[piece].to(low)
+                logits = F.linear(read, narrow)
+                for some in cut(piece, step):
+                    here = logits[some.start - start : some.stop - start]
+                    values, gradient = score(here.to(total.dtype), some)
+                    total += (values * weight[some]).sum()
+                    torch.mul(gradient, weight[some, None], out=here)
                 if by_states is not None:
-                    by_states[some] = (gradient @ narrow).to(states.dtype)
+                    by_states[piece] = (logits @ narrow).to(states.dtype)
                 if by_table is not None and by_table.dtype == low:
-                    by_table.addmm_(gradient.T, read)
+                    by_table.addmm_(logits.T, read)
                 elif by_table is not None:
-                    by_table += gradient.T @ read
+                    by_table += logits.T @ read
         ctx.gradients = by_states, by_table
         return total
 

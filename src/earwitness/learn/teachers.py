@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from earwitness.learn.attention import unwrapped
-from earwitness.learn.divergences import Target, remainder
+from earwitness.learn.divergences import ROWS, Target, remainder, together
 from earwitness.learn.layers import decoder, prediction_places, tapped
 from earwitness.learn.losses import hidden_states
 from earwitness.learn.tree import Packed
@@ -72,9 +72,16 @@ def listen_to(teacher: Any, batch: Packed, reading: Reading) -> Signals:
 
 
 def _read_by(head: Any, states: Tensor, reading: Reading) -> Targets:
+    """Return what makes targets of (n, D_T) states. They are read through the head many at a time, and held."""
+    first, held = 0, states[:0]
+
     def targets(some: slice) -> Target:
+        nonlocal first, held
         with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-            logits = F.linear(states[some], head.weight.to(states.dtype))
+            if not first <= some.start < some.stop <= first + len(held):
+                first, ahead = some.start, states[some.start : max(some.stop, some.start + ROWS)]
+                held = F.linear(ahead, head.weight.to(states.dtype))
+            logits = held[some.start - first : some.stop - first]
             return target_of(logits.to(torch.promote_types(logits.dtype, torch.float32)), reading)
 
     return targets
@@ -82,13 +89,15 @@ def _read_by(head: Any, states: Tensor, reading: Reading) -> Targets:
 
 def target_of(logits: Tensor, reading: Reading) -> Target:
     """Return the target that a teacher's (n, V_T) logits are, over the student's tokens."""
-    logprobs = (logits / reading.softness).log_softmax(-1)
+    logprobs = (logits if reading.softness == 1 else logits / reading.softness).log_softmax(-1)
     shared = reading.shared
     if shared is None:
         return Target.likeliest(logprobs, reading.top_k) if reading.top_k else Target(logprobs)
     size = len(shared.teacher)
     own = logprobs[:, :size] if shared.aligned else logprobs[:, shared.teacher.to(logits.device)]
+    if not reading.top_k and shared.aligned:
+        return Target(own, size, together(logprobs[:, size:]))
     if not reading.top_k:
-        return Target(own, size if shared.aligned else shared.student.to(logits.device), remainder(own))
+        return Target(own, shared.student.to(logits.device), remainder(own))
     kept, chosen = own.topk(reading.top_k, dim=-1)
     return Target(kept, shared.student.to(logits.device)[chosen], remainder(kept))
