@@ -9,6 +9,7 @@ import pytest
 from earwitness.records import Clip, Question
 from earwitness.report.causes import causes, verdict
 from earwitness.report.document import write
+from earwitness.report.gap import gaps
 from earwitness.report.tables import Sitting
 from test_report import grade
 
@@ -75,3 +76,25 @@ def test_the_report_holds_them_and_says_them(tmp_path):
     assert [cell["arm"] for cell in report["causes"]] == ["base", "sft"]
     page = (tmp_path / "report.md").read_text()
     assert "## Forgotten, or misled by words?" in page and "| misled by words |" in page
+
+
+def test_the_gap_between_hearing_and_reading_is_told_in_shares():
+    def cell(arm: str, mean: float, seeds: int) -> dict:
+        return {
+            "exam": "world",
+            "variant": "default",
+            "category": "all",
+            "mode": "think",
+            "arm": arm,
+            "mean": mean,
+            "seeds": seeds,
+        }
+
+    summary = [cell("base", 0.5, 0), cell("reader", 0.9, 0), cell("sft", 0.8, 3), cell("worse", 0.4, 3)]
+    assert [(c["arm"], c["share"]) for c in gaps(summary, ["reader"])] == [
+        ("sft", pytest.approx(0.75)),
+        ("worse", pytest.approx(-0.25)),
+    ]
+    behind = [cell("base", 0.5, 0), cell("reader", 0.45, 0), cell("sft", 0.8, 3)]
+    assert [c["share"] for c in gaps(behind, ["reader"])] == [None]
+    assert gaps(summary, []) == []

@@ -178,7 +178,7 @@ def test_equal_runs_write_equal_files_with_exactly_the_agreed_keys(tmp_path: Pat
     assert json.loads((tmp_path / "one/report.json").read_text()) == report
     assert set(report) == {
         "run", "version", "config_sha256", "weights_sha256",
-        "rows", "summary", "comparisons", "causes", "traces", "stages", "controls", "checker",
+        "rows", "summary", "comparisons", "causes", "gaps", "traces", "stages", "controls", "checker",
     }  # fmt: skip
     assert set(report["rows"][0]) == {
         "exam", "category", "mode", "variant", "arm", "seed", "n", "correct", "accuracy", "low", "high", "unparsed",

@@ -25,7 +25,7 @@ from earwitness.flow import (
     training_job,
 )
 from earwitness.launcher import launcher_around
-from earwitness.needs import chooses, controls, data_stages, sitting_of
+from earwitness.needs import chooses, controls, data_stages, sitting_of, trains
 from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice, refuse_no_truth, worker_count
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
@@ -140,9 +140,13 @@ def train_step(
 
 
 def arm_pairs(config: RunConfig) -> list[tuple[str, str]]:
-    """Return the pairs of arms to compare: each with the next in the order of the file, and the last with all."""
+    """Return the pairs of arms to compare, in the order of the file: each with the next, all with the last, and all
+    that are trained with the first of them.
+    """
     arms = list(config.arms)
-    return [*itertools.pairwise(arms), *((arm, arms[-1]) for arm in arms[:-2])]
+    trained = [arm for arm in arms if trains(config.arms[arm])]
+    first = [(trained[0], arm) for arm in trained[1:]] if trained else []
+    return list(dict.fromkeys([*itertools.pairwise(arms), *((arm, arms[-1]) for arm in arms[:-2]), *first]))
 
 
 def _ask(config: RunConfig, until: str | None, line: ProgressLine | None) -> dict[str, Asked]:
@@ -233,6 +237,7 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
         "config_sha256": config.measured(),
         "weights_sha256": digest(local, 64),
         "controls": list(dict.fromkeys(arm for s in stories for arm in controls(s.bench.config))),
+        "readers": [arm for arm in config.arms if sitting_of(config, config.arms[arm]).examinee == "textual_teacher"],
     }
     sittings = [sitting for s in stories for sitting in s.sittings]
     pairs = arm_pairs(config) if sittings else []

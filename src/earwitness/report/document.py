@@ -11,7 +11,10 @@ from typing import Any
 
 from earwitness.needs import OWN_POOLS
 from earwitness.report import plots
-from earwitness.report.causes import causes, section
+from earwitness.report.causes import causes
+from earwitness.report.causes import section as causes_section
+from earwitness.report.gap import gaps
+from earwitness.report.gap import section as gaps_section
 from earwitness.report.tables import (
     MOST_VALUES,
     SIGNIFICANT,
@@ -53,8 +56,8 @@ def write(
     """Write `report.json`, `report.md` and the pictures into the folder, and return what `report.json` holds.
 
     `pairs` are the steps (from, to) to be tested; `meta` holds `version`, `config_sha256`, `weights_sha256`, and the
-    arms that are `controls`. What `stages` count as `in_part` is told in a note. Equal runs write equal files: floats
-    keep six significant digits and nothing tells the time.
+    arms that are `controls` and `readers`. What `stages` count as `in_part` is told in a note. Equal runs write equal
+    files: floats keep six significant digits and nothing tells the time.
     """
     rows, summary = rows_and_summary(sittings)
     report: dict[str, Any] = stable(
@@ -65,6 +68,7 @@ def write(
             "summary": summary,
             "comparisons": comparisons(sittings, pairs, by_category),
             "causes": causes(sittings),
+            "gaps": gaps(summary, meta.get("readers", ())),
             "traces": list(traces),
             "stages": [{key: stage[key] for key in ("name", "in", "out", "failed")} for stage in stages],
             "controls": list(meta.get("controls", ())),
@@ -108,7 +112,7 @@ def markdown(
     lines += [f"earwitness {escaped(str(report['version']))}, {made_of}", ""]
     lines += _ladders(report, chance, names, pictures)
     lines += [*_steps(report, names), *_categories(report, names, pictures)]
-    lines += [*section(report["causes"]), *_lessons(report, pictures)]
+    lines += [*gaps_section(report["gaps"]), *causes_section(report["causes"]), *_lessons(report, pictures)]
     lines += [*_checker(report["checker"]), *_stages(report["stages"]), *_reading(names, notes)]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -1,0 +1,67 @@
+"""The modality gap: how far hearing lies behind reading, and what share of that each arm closes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from earwitness.report.tables import Cell
+from earwitness.report.wording import escaped, markdown_table, percent, shown
+
+LEAST = 0.01  # a gap below one point is none: shares of it would be noise
+
+
+def gaps(summary: Sequence[Cell], readers: Collection[str]) -> list[Cell]:
+    """Return one entry for every exam, mode, reader and arm that hears: from the untouched student to the reader.
+
+    `readers` are the arms of teachers that read text in place of clips. `share` is what part of the way from the
+    untrained arm that is named first to the reader an arm has gone (1: it hears as well as the reader reads), null
+    where the reader is not ahead.
+    """
+    found = []
+    cells = [c for c in summary if c["category"] == "all"]
+    for exam, variant in dict.fromkeys((c["exam"], c["variant"]) for c in cells):
+        here = [c for c in cells if (c["exam"], c["variant"]) == (exam, variant)]
+        start = next((c for c in here if c["seeds"] == 0 and c["arm"] not in readers), None)
+        for reader in (c for c in here if c["arm"] in readers and start is not None):
+            assert start is not None
+            way = reader["mean"] - start["mean"]
+            place = {"exam": exam, "variant": variant, "reader": reader["arm"], "reads": reader["mean"]}
+            found += [
+                {
+                    **place,
+                    "arm": cell["arm"],
+                    "mode": cell["mode"],
+                    "mean": cell["mean"],
+                    "share": (cell["mean"] - start["mean"]) / way if way >= LEAST else None,
+                }
+                for cell in here
+                if cell["arm"] not in readers and cell["seeds"] and cell["mode"] == "think" == reader["mode"]
+            ]
+    return found
+
+
+def section(cells: Sequence[Cell]) -> list[str]:
+    """Return the entries as a section of the page, nothing where there are none."""
+    if not cells:
+        return []
+    head = ["exam", "reader", "it reads", "arm", "it hears", "share of the gap closed"]
+    table = [
+        [
+            escaped(shown(c["exam"])),
+            escaped(c["reader"]),
+            percent(c["reads"]),
+            escaped(c["arm"]),
+            percent(c["mean"]),
+            percent(c["share"]),
+        ]
+        for c in cells
+    ]
+    return [
+        "## Between hearing and reading",
+        "",
+        "How far each arm has come from the untouched student's hearing to what a teacher makes of text about the same "
+        "clips.",
+        "",
+        *markdown_table(head, table),
+        "",
+    ]
