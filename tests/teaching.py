@@ -205,3 +205,37 @@ def divergence(settings, reader, teacher, student):
 def unit(states):
     """u(h)."""
     return states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+# In two processes
+
+
+def two_process_jobs(student, reader, adapter, out) -> dict[str, TrainingJob]:
+    """What two processes train, and then one: their folders by name."""
+    from earwitness.records import Checkpoint
+
+    parent = Checkpoint(key="p", path=str(adapter), kind="adapter", parent="student")
+    lessons = material(clips=3, questions=1, each=2)
+    settings = {
+        "whole": {},
+        "ahead": {"signals": "ahead", "top_k": 6, "match": "distribution", "tuning": "lora", "layers": (1, 3)},
+        "spare": {"text_weight": 0.0, "sft_weight": 0.0, "acoustic_layers": (2,), "layers": (1, 3)},
+        "sharded": {},
+        "sharded-adapter": {"tuning": "lora", "parent": parent, "checkpoint_every": 1},
+    }
+    return {name: job(student, reader, Path(out) / name, lessons, **more) for name, more in settings.items()}
+
+
+def half_bad(draw):
+    """A plan whose second step shows one process nothing that can be shown."""
+
+    class HalfBad(draw):
+        def __call__(self, step):
+            items = super().__call__(step)
+            if step != 1:
+                return items
+            change = {"text": "<|AUDIO|>"}
+            bad = [(q.model_copy(update={**change, "id": f"{q.id}x"}), lesson) for q, lesson in items[2:]]
+            return items[:2] + bad
+
+    return HalfBad
