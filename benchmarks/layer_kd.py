@@ -83,7 +83,9 @@ def once(arm: str, tiny: bool) -> dict[str, float]:
         work = lambda: cross_entropy(token_logprobs(student, batch), batch.weight) / len(batch.target)  # noqa: E731
     else:
         teacher = reader(teacher_shape)
-        work = (plain if arm == "plain" else partial(ours, *ARMS[arm]))(student, batch, teacher, read(shape, tiny), shared)
+        work = (plain if arm == "plain" else partial(ours, *ARMS[arm]))(
+            student, batch, teacher, read(shape, tiny), shared
+        )
 
     def step() -> Tensor:
         loss = work()

@@ -55,6 +55,17 @@ def test_a_step_of_practice_is_trls_on_the_same_completions(said):
     assert made["gradient_norm"] > 1e-2
 
 
+def test_a_step_of_distillation_is_the_plain_one(said):
+    made = said("layer_kd", "--runs", "1")
+    arms = ("representation", "distribution", "skip", "top_k", "plain")
+    assert positive(*(made[f"{arm}_time_ratio"] for arm in arms))
+    assert all(f"{arm}_memory_ratio" in made for arm in arms)
+    assert made["largest_gap"] < 1e-5
+    assert made["top_k_error"] < 1e-3 < made["top_k_error_flat"]
+    limits = made["counted_limits"]
+    assert 1 < limits["representation"] < limits["skip"] < limits["distribution"] < 2
+
+
 def test_the_gpu_benchmark_runs_where_there_is_none(said):
     made = said("gpu", "--repeats", "1")
     assert made["device"]
