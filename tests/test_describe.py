@@ -140,7 +140,7 @@ def test_the_oracle_tells_the_truth_of_the_world_and_of_nothing_else(monkeypatch
 
 def test_a_model_that_hears_can_read_and_then_hears_nothing():
     question = read_world("world:validation", 1)[0]
-    reader, listener = connected(STUDENT, "student", reads=True), connected(STUDENT, "student")
+    reader, listener = connected(STUDENT, "textual_teacher"), connected(STUDENT, "student")
     read, heard = (m.encode(Prompt("which sound is the last one ?", question.clip)) for m in (reader, listener))
     assert reader.sense == "reading" and read.media == {} and heard.media
 
@@ -185,7 +185,6 @@ def test_a_failed_description_fails_the_answer_by_name(tmp_path):
             {"arms": {"x": [{"stage": "sft"}, *READERS["told"]]}},
             "the textual_teacher answers here, so the training",
         ),
-        ({"arms": {"x": [{"stage": "distil"}]}}, "the stage 'distil' is not built yet"),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_anything_is_spent(changes, said):

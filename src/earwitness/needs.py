@@ -37,7 +37,8 @@ def pool_of(settings: Optimisation) -> Pool:
 
 def reads_descriptions(settings: Section) -> bool:
     """Whether a distilling step has a teacher that reads what the describe stage says."""
-    return isinstance(settings, Distil) and any(witness.sees == "description" for witness in settings.witnesses)
+    sees = [w.sees for w in settings.witnesses] if isinstance(settings, Distil) and settings.reads else []
+    return "description" in sees
 
 
 def data_stages(config: RunConfig, until: str | None = None) -> tuple[str, ...]:

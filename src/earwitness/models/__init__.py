@@ -22,11 +22,11 @@ SENSES: dict[Role, Sense] = {
 }
 
 
-def connect(spec: Model, role: Role, four_bit: bool = False, reads: bool = False) -> LocalModel:
+def connect(spec: Model, role: Role, four_bit: bool = False) -> LocalModel:
     """Open the model of a role. What it is shown is decided by the role: teachers see, checkers and students hear.
 
-    With `reads` it is shown nothing, whatever its role: it is to answer from text. With `four_bit` its weights are
-    kept in 4 bits, for adapters to be trained on.
+    Whoever is to answer from text alone is opened as `textual_teacher`, and is shown nothing. With `four_bit` its
+    weights are kept in 4 bits, for adapters to be trained on.
     """
     from earwitness.models.loading import load
     from earwitness.models.local import LocalModel
@@ -38,13 +38,13 @@ def connect(spec: Model, role: Role, four_bit: bool = False, reads: bool = False
         )
     # A model in a folder is called by the folder's name: rows that say who wrote them hold no paths.
     name = Path(spec.name).name if Path(spec.name).is_dir() else spec.name
-    return LocalModel(name, load(spec, four_bit), "reading" if reads else SENSES[role])
+    return LocalModel(name, load(spec, four_bit), SENSES[role])
 
 
 @lru_cache(maxsize=2)
-def connected(spec: Model, role: Role, reads: bool = False) -> LocalModel:
+def connected(spec: Model, role: Role) -> LocalModel:
     """Like `connect`, remembering the models used last in this process: a worker opens each once."""
-    return connect(spec, role, reads=reads)
+    return connect(spec, role)
 
 
 def fingerprint(spec: Model, folder_digest: Callable[[Path, list[str]], str]) -> str:

@@ -32,7 +32,7 @@ class AnswerQuestions:
 
     def __call__(self, block: Sequence[tuple[Question, Description | None]]) -> list[list[Reply] | Failed]:
         """Return each question's one reply, or why there is none."""
-        model = connected(self.examinee, self.role, reads=self._reads)
+        model = connected(self.examinee, "textual_teacher" if self._reads else self.role)
         prompts = [self._prompt(model, question, description) for question, description in block]
 
         def work(indexes: list[int], roots: list[Root]) -> list[list[Reply]]:
