@@ -111,3 +111,24 @@ def test_the_peak_is_what_the_work_needed_at_once(monkeypatch):
 
     _, costs = measure.measured(work)
     assert 60 < costs["mebibytes"] < 80
+
+
+def test_ways_of_teaching_are_compared_at_equal_seconds(tmp_path, monkeypatch, capsys):
+    """A run's files, written by hand: two methods, one of them twice as slow."""
+    monkeypatch.syspath_prepend(FOLDER)
+    accuracy = {"sft-20": 0.5, "sft-40": 0.6, "slow-20": 0.6, "slow-40": 0.8, "sft-40-of-10": 0.4}
+    seconds = {"sft-20": 10, "sft-40": 20, "slow-20": 20, "slow-40": 40, "sft-40-of-10": 20}
+    summary = [{"arm": "base", "exam": "world", "category": "all", "mean": 0.4}]
+    summary += [{"arm": arm, "exam": "world", "category": "all", "mean": mean} for arm, mean in accuracy.items()]
+    arms = {"base": {"name": "student"}}
+    for arm in accuracy:
+        arms |= {arm: {"name": f"checkpoints/{arm}-a/final"}, f"{arm}, seed 2": {"name": f"checkpoints/{arm}-b/final"}}
+    timings = {f"{arm}-{seed}": value + side for arm, value in seconds.items() for seed, side in (("a", -1), ("b", 1))}
+    for name, value in (("report", {"summary": summary}), ("arms", arms), ("timings", timings)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    monkeypatch.setattr(sys, "argv", ["transfer.py", str(tmp_path)])
+    importlib.import_module("transfer").main()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert "| sft | 40 | 10 | 20 | 40.0 % |" in lines
+    at = {row["seconds"]: (row["sft"], row["slow"]) for row in json.loads(last)["at_equal_seconds"]}
+    assert at == {10: (0.5, None), 20: (0.6, 0.6)}
