@@ -20,7 +20,7 @@ from typing import Any
 
 from measure import say
 
-ARM = re.compile(r"(?P<method>.+)-(?P<steps>\d+)(?:-of-(?P<lessons>\d+))?")
+ARM = re.compile(r"(?P<method>.+?)-(?P<steps>\d+)(?:-of-(?P<lessons>\d+))?")
 
 
 @dataclass(frozen=True)
