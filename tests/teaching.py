@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from earwitness.config import Distil, Model
@@ -15,6 +16,9 @@ from earwitness.models.local import Prompt
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.sft import prompt_of, spell
+from earwitness.stages import training
+from earwitness.stages.distil import joint_objective
+from earwitness.stages.student import open_student
 from earwitness.stages.training import TrainingJob
 from tensors import clip
 
@@ -96,6 +100,28 @@ def shaken(model, scale=0.02):
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * scale * (1 if parameter.dim() > 1 else 0.2)
     return model
+
+
+ext().splitlines()]
+
+
+def left_by(one_job) -> dict:
+    """What a training leaves: its log, its weights, its projections."""
+    training.train(one_job)
+    files = [*one_job.folder.glob("*.safetensors"), *(one_job.folder / "final").glob("*.safetensors")]
+    return {"log": log_of(one_job.folder), **{file.name: load_file(file) for file in files}}
+
+
+def opened(one_job):
+    student = open_student(one_job, with_parent=one_job.settings.acoustic_weight > 0)
+    return student, joint_objective(one_job, one_job.settings, student)
+
+
+# What it must not depend on
+
+
+def test_micro_batches_change_nothing(tiny_student, reader, tmp_path):
+    less
 
 
 # The loss as it is written down: one row a response, whole logits, the layers that the library itself keeps

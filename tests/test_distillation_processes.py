@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 
 from earwitness.stages import distil
 from earwitness.stages.training import train
-from teaching import half_bad, two_process_jobs, world_tokenizer, write_reader
+from teaching import half_bad, log_of, two_process_jobs, world_tokenizer, write_reader
 
 SCRIPT = Path(__file__).parent / "distributed_distillation.py"
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -63,10 +62,6 @@ def test_what_was_trained_moved(two, tiny_student, tiny_adapter):
     for name in ("whole", "sharded"):
         moved = load_file(two / name / "final" / "model.safetensors")
         assert sum(not torch.equal(whole[k].float(), v.float()) for k, v in moved.items()) > 0.9 * len(whole)
-
-
-def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def weights_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -10,11 +10,9 @@ from conftest import open_model
 from earwitness.learn.layers import audio_places, decoder
 from earwitness.learn.tree import branches_below
 from earwitness.records import Checkpoint
-from earwitness.stages.distil import joint_objective
 from earwitness.stages.sft import spell
-from earwitness.stages.student import open_student
 from earwitness.stages.workbench import StageError
-from teaching import job, material, naive, shaken, world_tokenizer, write_reader
+from teaching import job, material, naive, opened, shaken, world_tokenizer, write_reader
 from tensors import relative_error
 
 WEIGHTS = {"ce": 0.5, "text_kd": 1.0, "layer_kd": 0.7, "acoustic_kd": 0.3}
@@ -38,11 +36,10 @@ def reader(tmp_path_factory):
     return write_reader(tmp_path_factory.mktemp("readers") / "other", world_tokenizer(order=5))
 
 
-def opened(one_job, shake=True):
-    student = open_student(one_job, with_parent=one_job.settings.acoustic_weight > 0)
-    objective = joint_objective(one_job, one_job.settings, student)
-    if shake:
-        shaken(student.local.model)
+def moved(one_job):
+    """A student that is no longer its own parent, and what it is trained for."""
+    student, objective = opened(one_job)
+    shaken(student.local.model)
     return student, objective
 
 
@@ -87,7 +84,7 @@ def test_a_tree_of_responses_equals_rows_one_by_one(tiny_student, tiny_adapter, 
     parent = None
     if case == "from an adapter":
         parent = Checkpoint(key="p", path=str(tiny_adapter), kind="adapter", parent="student")
-    student, objective = opened(job(tiny_student, reader, tmp_path, parent=parent, **CASES[case]))
+    student, objective = moved(job(tiny_student, reader, tmp_path, parent=parent, **CASES[case]))
     lessons = material(clips=2, questions=2, each=2)
     batch, _ = equal_row_by_row(student, objective, lessons, tiny_student)
     assert batch.packed.input_ids.shape[0] == 2 and int(branches_below(batch.packed).max()) == 4
@@ -98,7 +95,7 @@ def test_so_it_is_for_other_families(kind, tmp_path):
     folder = tiny_families.write_family(kind, tmp_path / kind)
     teacher = write_reader(tmp_path / "reader", tiny_families.byte_tokenizer(kind), layers=3, width=32)
     more = {"top_k": 20} if kind == "audioflamingo3" else {"match": "distribution", "layers": (1,)}
-    student, objective = opened(job(folder, teacher, tmp_path, **more))
+    student, objective = moved(job(folder, teacher, tmp_path, **more))
     lessons = material(clips=2, questions=1, each=2)
     _, terms = equal_row_by_row(student, objective, lessons, folder, 1e-4)
     assert ("router" in terms) == (kind == "qwen3_omni_moe")
@@ -106,7 +103,7 @@ def test_so_it_is_for_other_families(kind, tmp_path):
 
 def test_sharing_a_clip_changes_no_term(tiny_student, reader, tmp_path):
     """A position above four responses counts as the four that it stands for."""
-    student, objective = opened(job(tiny_student, reader, tmp_path))
+    student, objective = moved(job(tiny_student, reader, tmp_path))
     model, lessons = student.local.model, material(clips=2, questions=2, each=2)
     whole = objective.prepare(model, lessons, 0)
     together = objective.terms(model, whole, whole.counts())
@@ -126,7 +123,7 @@ def test_activations_that_are_computed_again_change_nothing(tiny_student, reader
     for number, more in enumerate(({}, {"match": "distribution", "layers": (1, 2), "tuning": "lora"})):
         made = []
         for again in (False, True):
-            student, objective = opened(job(tiny_student, reader, tmp_path / f"{number}{again}", **more))
+            student, objective = moved(job(tiny_student, reader, tmp_path / f"{number}{again}", **more))
             model = student.local.model
             if again:
                 checkpoint_activations(model)
@@ -142,7 +139,7 @@ def test_activations_that_are_computed_again_change_nothing(tiny_student, reader
 
 
 def test_tokens_that_the_target_does_not_name_are_counted(tiny_student, reader, tmp_path):
-    student, objective = opened(job(tiny_student, reader, tmp_path, top_k=4))
+    student, objective = moved(job(tiny_student, reader, tmp_path, top_k=4))
     batch = objective.prepare(student.local.model, material(), 0)
     terms = objective.terms(student.local.model, batch, batch.counts())
     target = objective.signals(batch).top(slice(None))
@@ -156,7 +153,7 @@ def test_tokens_that_the_target_does_not_name_are_counted(tiny_student, reader, 
 )
 def test_a_batch_of_which_nothing_can_be_shown_trains_nothing(tiny_student, reader, tmp_path, more):
     """Every trained weight has a part in it: processes that train together wait for all of them."""
-    student, objective = opened(job(tiny_student, reader, tmp_path, **more))
+    student, objective = moved(job(tiny_student, reader, tmp_path, **more))
     model, good = student.local.model, material(clips=1, questions=1, each=2)
     bad = [(q.model_copy(update={"id": q.id + "x", "text": "<|AUDIO|>"}), lesson) for q, lesson in good]
     with pytest.raises(StageError, match="no question of a training batch can be shown"):
@@ -182,7 +179,7 @@ def test_a_batch_of_which_nothing_can_be_shown_trains_nothing(tiny_student, read
 
 def test_a_router_does_not_learn_from_a_batch_of_which_nothing_can_be_shown(tmp_path):
     folder = tiny_families.write_family("qwen3_omni_moe", tmp_path / "moe")
-    student, objective = opened(job(folder, None, tmp_path, text_weight=0, layer_weight=0))
+    student, objective = moved(job(folder, None, tmp_path, text_weight=0, layer_weight=0))
     good = material(clips=1, questions=1, each=2)
     bad = [(q.model_copy(update={"text": "<|audio_pad|>"}), lesson) for q, lesson in good]
     model = student.local.model
@@ -193,7 +190,7 @@ def test_a_router_does_not_learn_from_a_batch_of_which_nothing_can_be_shown(tmp_
 
 
 def test_a_term_of_weight_nothing_is_not_computed(tiny_student, tmp_path):
-    student, objective = opened(job(tiny_student, None, tmp_path, text_weight=0, layer_weight=0, acoustic_weight=0))
+    student, objective = moved(job(tiny_student, None, tmp_path, text_weight=0, layer_weight=0, acoustic_weight=0))
     assert student.parent is None and objective.reader is None and objective.projections is None
     batch = objective.prepare(student.local.model, material(), 0)
     terms = objective.terms(student.local.model, batch, batch.counts())
@@ -202,9 +199,9 @@ def test_a_term_of_weight_nothing_is_not_computed(tiny_student, tmp_path):
 
 def test_the_hand_over_multiplies_as_it_says(tiny_student, reader, tmp_path):
     settings = {"steps": 20, "layer_schedule": "handover", "handover": 0.2}
-    _, objective = opened(job(tiny_student, reader, tmp_path, **settings))
+    _, objective = moved(job(tiny_student, reader, tmp_path, **settings))
     shares = [objective.schedule(step) for step in range(6)]
     assert [s["layer_kd"] for s in shares] == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0])
     assert [s["text_kd"] for s in shares] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
-    _, steady = opened(job(tiny_student, reader, tmp_path))
+    _, steady = moved(job(tiny_student, reader, tmp_path))
     assert steady.schedule(0) == {}
