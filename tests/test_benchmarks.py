@@ -42,7 +42,7 @@ def test_the_prefix_tree_computes_what_separate_rows_compute(said):
 def test_the_parts_of_a_pass_add_up(said):
     made = said("breakdown")
     parts = sum(made[part] for part in ("encoder", "head", "attention", "products", "other"))
-    assert positive(made["all"], made["encoder"], made["attention"])
+    assert positive(made["all"], made["encoder"]) and math.isfinite(made["attention"])  # by subtraction: may be noise
     assert parts == pytest.approx(made["all"], abs=0.01)
 
 
