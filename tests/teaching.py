@@ -15,9 +15,9 @@ from earwitness.learn.layers import decoder
 from earwitness.models.local import Prompt
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
-from earwitness.stages.sft import prompt_of, spell
 from earwitness.stages import training
 from earwitness.stages.distil import joint_objective
+from earwitness.stages.sft import prompt_of, spell
 from earwitness.stages.student import open_student
 from earwitness.stages.training import TrainingJob
 from tensors import clip
@@ -102,7 +102,9 @@ def shaken(model, scale=0.02):
     return model
 
 
-ext().splitlines()]
+def log_of(folder: Path) -> list[dict]:
+    """A training's log, one entry a step."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def left_by(one_job) -> dict:
@@ -113,15 +115,9 @@ def left_by(one_job) -> dict:
 
 
 def opened(one_job):
+    """A student, and what it is trained for."""
     student = open_student(one_job, with_parent=one_job.settings.acoustic_weight > 0)
     return student, joint_objective(one_job, one_job.settings, student)
-
-
-# What it must not depend on
-
-
-def test_micro_batches_change_nothing(tiny_student, reader, tmp_path):
-    less
 
 
 # The loss as it is written down: one row a response, whole logits, the layers that the library itself keeps

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,8 +43,11 @@ def starts(tiny_student, tiny_adapter, tmp_path_factory):
     }
 
 
-def log_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_tons, made = material(clips=3, questions=2, each=2), []
+# What it must not depend on
+
+
+def test_micro_batches_change_nothing(tiny_student, reader, tmp_path):
+    lessons, made = material(clips=3, questions=2, each=2), []
     for size in (0, 4, 2, 1):
         settings = {"batch": 8, "together": 3, "micro_batch": size, "clip": 1e9, "steps": 1}
         made.append(left_by(job(tiny_student, reader, tmp_path / str(size), lessons, **settings)))
