@@ -63,7 +63,7 @@ def summary(results: dict[str, Any], tiny: bool) -> dict[str, Any]:
     for arm in EVERY[1:]:
         made[f"{arm}_time_ratio"] = ratio(results, arm, "sft", "seconds")
         made[f"{arm}_memory_ratio"] = ratio(results, arm, "sft", "mebibytes")
-    made["counted_limits"] = limits()
+    made["counted_limits"], made["counted_limits_at_full_width"] = limits(EIGHTH.width), limits(8 * EIGHTH.width)
     made["largest_gap"] = max(gap(results, "distribution", "plain", key) for key in ("loss", "gradient_norm"))
     errors = {entropy: top_k_errors(entropy, tiny) for entropy in ENTROPIES}
     made["top_k_error"], made["top_k_gradient_error"] = errors[ENTROPIES[0]]
@@ -80,12 +80,10 @@ def once(arm: str, tiny: bool) -> dict[str, float]:
     shape, teacher_shape, shared = sizes(tiny)
     student, batch = listener(shape).train(), lesson(shape, tiny)
     if arm == "sft":
-        work = lambda: cross_entropy(token_logprobs(student, batch), batch.weight) / len(batch.target)  # noqa: E731
+        work = partial(supervised, student, batch)
     else:
-        teacher = reader(teacher_shape)
-        work = (plain if arm == "plain" else partial(ours, *ARMS[arm]))(
-            student, batch, teacher, read(shape, tiny), shared
-        )
+        way = plain if arm == "plain" else partial(ours, *ARMS[arm])
+        work = way(student, batch, reader(teacher_shape), read(shape, tiny), shared)
 
     def step() -> Tensor:
         loss = work()
@@ -94,6 +92,11 @@ def once(arm: str, tiny: bool) -> dict[str, float]:
 
     loss, costs = measured(step)
     return {**costs, "loss": float(loss.detach()), "gradient_norm": gradient_norm(student)}
+
+
+def supervised(student: Any, batch: Packed) -> Tensor:
+    """Return the loss of SFT."""
+    return cross_entropy(token_logprobs(student, batch), batch.weight) / len(batch.target)
 
 
 def ours(
@@ -183,21 +186,20 @@ def top_k_errors(entropy: float, tiny: bool) -> tuple[float, float]:
     return float(errors[0]), float(errors[1])
 
 
-def limits() -> dict[str, float]:
-    """Return the multiplications of a step as a multiple of SFT's, attention and the encoder of sound left out.
+def limits(width: int) -> dict[str, float]:
+    """Return the multiplications of a step as a multiple of SFT's for a student of a width, its encoder left out.
 
-    Of the real models' matrices, in units of the student's squared width: what a token costs in its blocks and in its
-    head, and the teacher's. Forward and backward is three times forward; a response has 128 tokens, the prompts 811
-    and 150.
+    In units of its squared width: what a token costs in the student's blocks and head and in the teacher's, and what
+    attention costs in all. Forward and backward is three times forward. A response has 128 tokens, below 811 and 150.
     """
     blocks, head = 28 * (2 + 2 / 7 + 3 * 2368 / 448), 19008 / 448
     theirs, wider = 36 * (2.5 + 9) * (512 / 448) ** 2, 18992 / 448 * 512 / 448
-    sft = 3 * (939 * blocks + 128 * head)
-    said = 278 * theirs + 3 * 128 * head  # the teacher reads; the head is read twice at the top, for ce and text_kd
-    project = 3 * 28 * 128 * 512 / 448
-    found = {"representation": said + project + 128 * wider}
-    found |= {name: said + 128 * (3 * (n - 1) * head + n * wider) for name, n in (("distribution", 28), ("skip", 4))}
-    return {name: round(1 + extra / sft, 3) for name, extra in found.items()}
+    attention, their_attention = 28 * 2 * 939**2 / width, 36 * 2 * 278**2 * 512 / 448 / width
+    sft = 3 * (939 * blocks + 128 * head + attention)
+    top = 278 * theirs + their_attention + 128 * (3 * head + wider)  # the teacher's word on the last layer
+    found = {"representation": 3 * 28 * 128 * 512 / 448}
+    found |= {name: 128 * (n - 1) * (3 * head + wider) for name, n in (("distribution", 28), ("skip", 4))}
+    return {name: round(1 + (top + extra) / sft, 3) for name, extra in found.items()}
 
 
 def sizes(tiny: bool) -> tuple[Shape, Shape, int]:
