@@ -1,5 +1,6 @@
 """The embedded world: deterministic, fair, and answerable by whoever hears it."""
 
+import hashlib
 import itertools
 import random
 
@@ -22,6 +23,13 @@ from earwitness.world.selections import (
     SELECTIONS,
     draw,
 )
+
+SEEN = {"world:train": "657c183188f0", "world-easy:exam": "73685d864799", "world-ood:validation": "5c9e6aaa9d50"}
+HEARD = {
+    "world:train": [0.0706944391, -0.0465827906, 0.1147817969, 0.1125619337, 0.0518239476],
+    "world-easy:exam": [0.0249078106, 0.0453978812, -0.316732496, -0.0144608757, 0.0029474637],
+    "world-ood:validation": [-0.0335693583, 0.108156696, 0.1908603758, -0.0368125662, 0.0626573563],
+}
 
 SEEDS = st.integers(0, 10**9)
 ANY = st.sampled_from([EASY, DEFAULT, CROWDED])
@@ -67,7 +75,8 @@ def test_sound_and_picture_have_the_stated_shapes():
 
 
 def test_no_two_purposes_share_a_seed():
-    ranges = [range(s.first_seed, s.first_seed + s.size) for s in SELECTIONS.values()]
+    parts = [part for s in SELECTIONS.values() for part in (s, s.besides) if part is not None]
+    ranges = [range(s.first_seed, s.first_seed + s.size) for s in parts]
     ranges += [range(BUILD_SEEDS, BUILD_SEEDS + 10**7), range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + 10**7)]
     ranges.sort(key=lambda r: r.start)
     assert all(a.stop <= b.start for a, b in itertools.pairwise(ranges))
@@ -108,6 +117,28 @@ def test_the_easy_world_asks_the_six_kinds_and_the_strange_one_a_new_kind():
 def test_more_questions_only_add():
     few, many = read_world("world:train", 10), read_world("world:train", 30)
     assert many[:10] == few
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("world:train", "edb38c909ae49fae"),
+        ("world-easy:exam", "58344d1355f836fd"),
+        ("world-ood:validation", "4223bcbb69ddcea1"),
+    ],
+)
+def test_scenes_and_their_questions_stay_as_they_were(name, digest):
+    """Results on the world's exams can be compared only while these are the same."""
+    drawn = [draw(SELECTIONS[name], i) for i in range(12)]
+    said = [
+        (s.seed, s.events, s.movers, s.cells, s.blurred, s.off_screen, p.kind, p.operand, p.text, p.choices, p.answer)
+        for s, p in drawn
+    ]
+    assert hashlib.sha256(repr(said).encode()).hexdigest()[:16] == digest
+    scene = drawn[0][0]
+    assert hashlib.sha256(render.picture(scene).tobytes()).hexdigest()[:12] == SEEN[name]
+    heard = render.sound(scene)[[100, 9000, 20000, 33333, 50000]]
+    assert heard == pytest.approx(HEARD[name], abs=1e-5)
 
 
 def test_twins_differ_in_colour_only():

@@ -72,9 +72,11 @@ def _caught(verdict: Verdict, truth: Sequence[str]) -> bool:
 def tell(question: Question, trace: Trace, verdict: Verdict) -> str:
     """Return one trace and its verdict as a short story."""
     from earwitness.sources.clips import scene_of
+    from earwitness.world.scenes import Scene
 
     scene = scene_of(question.clip)
-    seen = ", ".join(f"{name} at {slot / 2:g} s" for slot, name in scene.movers)
+    movers = scene.movers if isinstance(scene, Scene) else ()
+    seen = ", ".join(f"{name} at {slot / 2:g} s" for slot, name in movers)
     lines = [
         f"  the question     {question.text}  ({', '.join(question.choices or ())})",
         f"  what moves       {seen}",

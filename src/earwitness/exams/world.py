@@ -1,11 +1,15 @@
-"""The embedded world's own exams: `world` (as trained), `world-easy`, and `world-ood` (out of domain)."""
+"""The embedded world's own exams: sounds (`world`, `world-easy`, out of domain `world-ood`) and speech.
+
+`world-speech` asks what is said, `world-speech-ood` in longer and noisier clips, `world-mood` how the speaker feels,
+where the words agree with the prosody and where they contradict it.
+"""
 
 from __future__ import annotations
 
 from earwitness.records import Question
 from earwitness.world.questions import read_world
 
-NAMES = ("world", "world-easy", "world-ood")
+NAMES = ("world", "world-easy", "world-ood", "world-speech", "world-speech-ood", "world-mood")
 DEFAULT_SIZE = 2400
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from earwitness.pretrain.vocabulary import vocabulary
 from earwitness.world.render import RATE
 from earwitness.world.scenes import SECONDS
+from earwitness.world.speech import MOODS
 
 HIDDEN = 128
 AUDIO_TOKENS = 16  # two a slot
@@ -19,7 +21,8 @@ MELS = 64
 HOP = 1000  # 64 mel frames for four seconds
 PATCH = 8
 SLOT_GRID = (8, 4, 4)  # time, height, width in patches; merged 2 x 2
-LEVEL = 0.5  # length of the loudness direction, relative to a word's embedding
+SHADE = 0.5  # length of a shade, relative to a word's embedding
+SHADES = ("", "loud", "soft", *MOODS)  # how a word may sound; the first is no way in particular
 
 
 def word_id(word: str) -> int:
@@ -35,10 +38,19 @@ def fixed_embeddings() -> Tensor:
     return torch.randn(len(vocabulary()), HIDDEN, generator=torch.Generator().manual_seed(1234)) * 0.3
 
 
-def level_direction() -> Tensor:
-    """Return the (D) direction in which an audio token of a loud event leaves its word, a soft one the other way."""
-    direction = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(4321)) * 0.3
-    return direction * LEVEL
+def shade_table() -> Tensor:
+    """Return the (S, D) directions in which audio tokens leave their words: loud and soft are opposite ways."""
+    drawn = torch.randn(1 + len(MOODS), HIDDEN, generator=torch.Generator().manual_seed(4321)) * 0.3 * SHADE
+    loud, moods = drawn[:1], drawn[1:]
+    return torch.cat([torch.zeros(1, HIDDEN), loud, -loud, moods])
+
+
+def shades_of(rows: Sequence[Sequence[str]], length: int) -> Tensor:
+    """Return the (R, length, D) shades of rows of tokens, zero behind the end of a row."""
+    indexes = torch.zeros(len(rows), length, dtype=torch.long)
+    for row, shades in enumerate(rows):
+        indexes[row, : len(shades)] = torch.tensor([SHADES.index(shade) for shade in shades])
+    return shade_table()[indexes]
 
 
 def _text_config() -> dict[str, Any]:
@@ -66,6 +78,14 @@ def new_text_core() -> Any:
     model = Qwen2ForCausalLM(Qwen2Config(**_text_config(), rope_theta=10000.0))
     model.model.embed_tokens.weight.data.copy_(fixed_embeddings())
     return model
+
+
+def new_reader() -> Any:
+    """A Qwen2ForCausalLM with embeddings of its own, deeper and wider than the text core: the textual teacher."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    wider = {"hidden_size": 160, "intermediate_size": 480, "num_attention_heads": 5, "num_key_value_heads": 5}
+    return Qwen2ForCausalLM(Qwen2Config(**{**_text_config(), **wider, "num_hidden_layers": 8}, rope_theta=10000.0))
 
 
 def new_listener() -> Any:

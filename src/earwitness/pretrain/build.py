@@ -15,16 +15,25 @@ import torch
 from earwitness.models.loading import CARD
 from earwitness.pretrain.bodies import feature_extractor
 from earwitness.pretrain.perception import score_ear, train_ear, train_eye
+from earwitness.pretrain.reader import reader_answers, score_reader, train_reader
 from earwitness.pretrain.school import SCREEN, School
-from earwitness.pretrain.scores import answers_of, score_base, score_checker, score_teacher
+from earwitness.pretrain.scores import answers_of, score_base, score_checker, score_list, score_mood, score_teacher
 from earwitness.pretrain.skills import train_base, train_checker, train_teacher
 from earwitness.pretrain.text_core import score_text_core, train_text_core
 from earwitness.pretrain.vocabulary import tokenizer
 from earwitness.workers import Workers
-from earwitness.world.selections import BUILD_SEEDS, EAR_SCHOOL, EYE_SCHOOL, HELD_OUT_SEEDS
+from earwitness.world.selections import (
+    BUILD_SEEDS,
+    EAR_SCHOOL,
+    EYE_SCHOOL,
+    FEELING,
+    HELD_OUT_SEEDS,
+    SPEECH,
+    SPEECH_SCHOOL,
+)
 
 COMMAND = "earwitness world build"
-NAMES = ("text-core", "teacher", "checker", "student")
+NAMES = ("text-core", "textual-teacher", "teacher", "checker", "student")
 PRELOAD = ("torch", "transformers")
 SAME = "sixteen_bits.json"
 
@@ -37,14 +46,16 @@ def build(folder: Path, steps: float = 1.0) -> dict[str, dict[str, float]]:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with Workers(2, PRELOAD) as workers:
-        core = workers.submit(make, "text-core", folder, steps)
-        senses = [workers.submit(make, name, folder, steps) for name in ("ear", "eye")]
-        for future in (core, *senses):
+        parts = [workers.submit(make, name, folder, steps) for name in ("text-core", "ear", "eye")]
+        reader = workers.submit(make, "textual-teacher", folder, steps)
+        for future in parts:
             future.result()
+        student = workers.submit(make, "student", folder, steps)
         teacher = workers.submit(make, "teacher", folder, steps)
-        workers.submit(make, "student", folder, steps).result()
+        student.result()
         workers.submit(make, "checker", folder, steps).result()
-        teacher.result()
+        for future in (teacher, reader):
+            future.result()
     return finish(folder, time.time() - started)
 
 
@@ -58,30 +69,42 @@ def finish(folder: Path, seconds: float) -> dict[str, dict[str, float]]:
 
 
 def score_all(folder: Path, count: int = 400) -> dict[str, dict[str, float]]:
-    """Return the scores of the models in a folder, on held-out scenes."""
+    """Return the scores of the models in a folder, on held-out clips. Those about speech say so by their names."""
     ear, eye = School(EAR_SCHOOL, HELD_OUT_SEEDS, count), School(EYE_SCHOOL, HELD_OUT_SEEDS, count)
+    speech, moods = School(SPEECH, HELD_OUT_SEEDS, count), School(FEELING, HELD_OUT_SEEDS, count)
+    checker, student, reader = (_open(folder, name) for name in ("checker", "student", "textual-teacher"))
     return {
         "text-core": score_text_core(_open(folder, "text-core"), count),
+        "textual-teacher": score_reader(reader, ear, speech),
         "teacher": score_teacher(_open(folder, "teacher"), eye),
-        "checker": score_checker(_open(folder, "checker"), ear),
-        "student": {**score_base(_open(folder, "student"), ear), **score_ear(_open(folder, "student"), ear)},
+        "checker": {**score_checker(checker, ear), "list": score_list(checker, ear)}
+        | of_speech({"list": score_list(checker, speech)}),
+        "student": {**score_base(student, ear), **score_ear(student, ear), **score_reader(student, ear, speech)}
+        | of_speech({**score_base(student, speech), **score_ear(student, speech), **score_mood(student, moods)}),
     }
+
+
+def of_speech(scores: dict[str, float]) -> dict[str, float]:
+    """Name scores as those of speech."""
+    return {f"speech:{name}": value for name, value in scores.items()}
 
 
 def make(name: str, folder: Path, steps: float = 1.0) -> None:
     """Make one model into `folder / name`; what it is stitched from must lie there already."""
+    sounds, speech = School(EAR_SCHOOL, BUILD_SEEDS), School(SPEECH_SCHOOL, BUILD_SEEDS)
     recipes: dict[str, tuple[int, Callable[[int], Any]]] = {
-        "text-core": (2600, train_text_core),
-        "ear": (400, lambda n: train_ear(School(EAR_SCHOOL, BUILD_SEEDS), n)),
+        "text-core": (3600, train_text_core),
+        "textual-teacher": (1500, train_reader),
+        "ear": (900, lambda n: train_ear((sounds, speech), n)),
         "eye": (250, lambda n: train_eye(School(EYE_SCHOOL, BUILD_SEEDS), n)),
-        "student": (350, lambda n: train_base(*_parts(folder, "ear"), School(EAR_SCHOOL, BUILD_SEEDS), n)),
-        "checker": (150, lambda n: train_checker(_open(folder, "student"), School(EAR_SCHOOL, BUILD_SEEDS), n)),
+        "student": (450, lambda n: train_base(*_parts(folder, "ear"), sounds, speech, n)),
+        "checker": (150, lambda n: train_checker(_open(folder, "student"), sounds, speech, n)),
         "teacher": (450, lambda n: train_teacher(*_parts(folder, "eye"), School(EYE_SCHOOL, BUILD_SEEDS), n)),
     }
     full, recipe = recipes[name]
     model = recipe(max(1, round(full * steps)))
     wide = _answers(model, name)
-    write(model, folder / name)
+    write(model, folder / name, "think" if name == "textual-teacher" else "direct")
     narrow = _answers(_open(folder, name), name)
     if wide:
         same = sum(a == b for a, b in zip(wide, narrow, strict=True)) / len(wide)
@@ -90,6 +113,8 @@ def make(name: str, folder: Path, steps: float = 1.0) -> None:
 
 def _answers(model: Any, name: str, count: int = 400) -> list[str]:
     """Return greedy answers on held-out scenes, for comparing a model with its 16-bit copy."""
+    if name == "textual-teacher":
+        return reader_answers(model, School(SPEECH, HELD_OUT_SEEDS, count))
     if name == "teacher":
         return answers_of(model, School(EYE_SCHOOL, HELD_OUT_SEEDS, count), "audio")
     if name in ("student", "checker"):
@@ -109,8 +134,11 @@ def _open(folder: Path, name: str) -> Any:
     return model_class.from_pretrained(folder / name, dtype=torch.float32).eval()
 
 
-def write(model: Any, place: Path) -> None:
-    """Write a model in 16 bits with the ordinary files: configuration, tokenizer, processor, chat template."""
+def write(model: Any, place: Path, prompt: str = "direct") -> None:
+    """Write a model in 16 bits with the ordinary files: configuration, tokenizer, processor, chat template.
+
+    `prompt` is the one that it answers best.
+    """
     shutil.rmtree(place, ignore_errors=True)
     kind = model.config.model_type
     model.half().save_pretrained(place)
@@ -121,7 +149,7 @@ def write(model: Any, place: Path) -> None:
         pixels = {"min_pixels": SCREEN.min_pixels, "max_pixels": SCREEN.max_pixels}
         normal = {"image_mean": list(SCREEN.mean), "image_std": list(SCREEN.std)}
         _write_json(place / "video_preprocessor_config.json", {**pixels, **normal})
-    _write_json(place / CARD, {"manner": "world", "prompt": "direct"})
+    _write_json(place / CARD, {"manner": "world", "prompt": prompt})
 
 
 def _write_manifest(folder: Path, scores: dict[str, dict[str, float]], seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,36 +13,41 @@ from torch.nn import functional as F
 from earwitness.pretrain.bodies import (
     AUDIO_TOKENS,
     HIDDEN,
+    SHADES,
     SLOT_GRID,
     VIDEO_TOKENS,
     fixed_embeddings,
-    level_direction,
     new_listener,
     new_watcher,
+    shade_table,
     word_id,
 )
 from earwitness.pretrain.optimise import optimise
 from earwitness.pretrain.school import School
 from earwitness.pretrain.text_tasks import heard_tokens, seen_tokens
-from earwitness.world.scenes import SOUNDS
+from earwitness.world.scenes import SOUNDS, Scene
+from earwitness.world.speech import MOODS, SAYINGS, VOICES, Utterance
 
-SHOWN = ("silence", *SOUNDS)
+SHOWN = ("silence", *SOUNDS, *VOICES, *SAYINGS)
 SPREAD = 0.3  # standard deviation of the embeddings
+Pick = tuple[School, int]
 
 
-def train_ear(school: School, steps: int = 400) -> Any:
+def train_ear(schools: Sequence[School], steps: int = 800) -> Any:
     """Train a listener's encoder and projector; returns the whole (otherwise random) listener."""
     torch.manual_seed(0)
     model = new_listener()
     tower, projector = model.model.audio_tower, model.model.multi_modal_projector
 
-    def encode(indexes: list[int]) -> Tensor:
-        mels = torch.cat([school.sound(i)["input_features"] for i in indexes])
+    def encode(picks: list[Pick]) -> Tensor:
+        mels = torch.cat([school.sound(i)["input_features"] for school, i in picks])
         shown: Tensor = projector(tower(mels).last_hidden_state)
         return shown
 
-    parameters = [*tower.parameters(), *projector.parameters()]
-    _train(model, parameters, encode, lambda i: heard_tokens(school.scene(i)), school, AUDIO_TOKENS, steps, "ear")
+    def truth(pick: Pick) -> tuple[list[str], list[str]]:
+        return heard_tokens(pick[0].scene(pick[1]))
+
+    _train([*tower.parameters(), *projector.parameters()], encode, truth, schools, steps, model, "ear")
     return model
 
 
@@ -53,57 +58,69 @@ def train_eye(school: School, steps: int = 250) -> Any:
     tower = model.model.visual
     grid = torch.tensor([SLOT_GRID])
 
-    def encode(indexes: list[int]) -> Tensor:
-        patches = torch.cat([school.picture(i)["pixel_values_videos"] for i in indexes])
-        shown: Tensor = tower(patches, grid_thw=grid.repeat(len(indexes), 1)).pooler_output
-        return shown.view(len(indexes), VIDEO_TOKENS, HIDDEN)
+    def encode(picks: list[Pick]) -> Tensor:
+        patches = torch.cat([school.picture(i)["pixel_values_videos"] for school, i in picks])
+        shown: Tensor = tower(patches, grid_thw=grid.repeat(len(picks), 1)).pooler_output
+        return shown.view(len(picks), VIDEO_TOKENS, HIDDEN)
 
-    def truth(index: int) -> tuple[list[str], list[float]]:
-        return seen_tokens(school.scene(index)), [0.0] * VIDEO_TOKENS
+    def truth(pick: Pick) -> tuple[list[str], list[str]]:
+        scene = pick[0].scene(pick[1])
+        assert isinstance(scene, Scene)
+        return seen_tokens(scene), [""] * VIDEO_TOKENS
 
-    _train(model, list(tower.parameters()), encode, truth, school, VIDEO_TOKENS, steps, "eye")
+    _train(list(tower.parameters()), encode, truth, (school,), steps, model, "eye")
     return model
 
 
 def _train(
-    model: Any,
     parameters: list[torch.nn.Parameter],
-    encode: Callable[[list[int]], Tensor],
-    truth: Callable[[int], tuple[list[str], list[float]]],
-    school: School,
-    tokens: int,
+    encode: Callable[[list[Pick]], Tensor],
+    truth: Callable[[Pick], tuple[list[str], list[str]]],
+    schools: Sequence[School],
     steps: int,
+    model: Any,
     name: str,
 ) -> None:
+    """Train an encoder so that each token is nearest to its word and its shade, and lands there."""
     rng = random.Random(0)
-    table = fixed_embeddings()[[word_id(w) for w in SHOWN]]
+    table, shadows = fixed_embeddings()[[word_id(w) for w in SHOWN]], shade_table()
 
     def loss() -> Tensor:
-        indexes = [rng.randrange(school.size) for _ in range(24)]
-        shown = encode(indexes).flatten(0, 1)
-        words, levels = zip(*(truth(i) for i in indexes), strict=True)
+        picks = [(school, rng.randrange(school.size)) for school in schools for _ in range(24 // len(schools))]
+        shown = encode(picks)
+        words, shades = zip(*(truth(pick) for pick in picks), strict=True)
         classes = torch.tensor([[SHOWN.index(w) for w in row] for row in words]).flatten()
-        moved = torch.tensor(levels).flatten()[:, None] * level_direction()
+        shade = torch.tensor([[SHADES.index(s) for s in row] for row in shades]).flatten()
+        shown, moved = shown.flatten(0, 1), shadows[shade]
         target = table[classes] + moved
-        distance = torch.cdist(shown - moved, table).pow(2) / SPREAD**2 / 16
-        return F.cross_entropy(-distance, classes) + 0.5 * (shown - target).pow(2).mean() / SPREAD**2
+        word_off = torch.cdist(shown - moved, table).pow(2) / SPREAD**2 / 16
+        shade_off = torch.cdist(shown - table[classes], shadows).pow(2) / SPREAD**2 / 4
+        classified = F.cross_entropy(-word_off, classes) + 0.5 * F.cross_entropy(-shade_off, shade)
+        return classified + 0.5 * (shown - target).pow(2).mean() / SPREAD**2
 
-    assert tokens == len(truth(0)[0])
     optimise(model, loss, steps, 2e-3, name, parameters)
 
 
 @torch.no_grad()
 def score_ear(model: Any, school: School, count: int = 200) -> dict[str, float]:
-    """Return the share of audio tokens whose word, and of sounding tokens whose loudness, is read right."""
+    """Return the share of audio tokens whose word is read right, and of sounding ones whose shade.
+
+    The shade is the loudness of a sound, or the mood of speech, which all tokens of a clip tell together (`mood`).
+    """
     table = fixed_embeddings()[[word_id(w) for w in SHOWN]]
-    right = loud_right = sounding = 0
+    family = [k for k, shade in enumerate(SHADES) if (shade in MOODS) == isinstance(school.scene(0), Utterance) and k]
+    token_right, shade_right, clip_right = 0, [], 0
     for i in range(count):
         mels = school.sound(i)["input_features"]
         shown = model.model.multi_modal_projector(model.model.audio_tower(mels).last_hidden_state)[0]
-        words, levels = heard_tokens(school.scene(i))
+        words, shades = heard_tokens(school.scene(i))
         guess = torch.cdist(shown, table).argmin(-1).tolist()
-        right += sum(SHOWN[g] == w for g, w in zip(guess, words, strict=True))
-        side = ((shown - table[guess]) @ level_direction()).tolist()
-        loud_right += sum((s > 0) == (x > 0) for s, x in zip(side, levels, strict=True) if x)
-        sounding += sum(1 for x in levels if x)
-    return {"token": round(right / (count * AUDIO_TOKENS), 4), "loudness": round(loud_right / sounding, 4)}
+        token_right += sum(SHOWN[g] == w for g, w in zip(guess, words, strict=True))
+        sounding = [k for k, shade in enumerate(shades) if shade]
+        off = torch.cdist((shown - table[guess])[sounding], shade_table()[family]).pow(2)
+        told = [SHADES[family[k]] for k in off.argmin(-1)]
+        shade_right += [t == shades[k] for t, k in zip(told, sounding, strict=True)]
+        clip_right += SHADES[family[int(off.sum(0).argmin())]] == shades[sounding[0]]
+    tokens, shade = token_right / (count * AUDIO_TOKENS), sum(shade_right) / len(shade_right)
+    told_whole = {"mood": round(clip_right / count, 4)} if isinstance(school.scene(0), Utterance) else {}
+    return {"token": round(tokens, 4), "shade": round(shade, 4), **told_whole}

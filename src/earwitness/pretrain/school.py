@@ -15,29 +15,31 @@ from earwitness.models.loading import VideoSettings
 from earwitness.pretrain.bodies import AUDIO_TOKENS, VIDEO_TOKENS, feature_extractor, new_watcher
 from earwitness.pretrain.vocabulary import Words
 from earwitness.world import render
-from earwitness.world.scenes import SECONDS, Difficulty, Scene, draw_scene
+from earwitness.world.scenes import SECONDS, Difficulty, Scene
+from earwitness.world.selections import draw_clip
+from earwitness.world.speech import Talk, Utterance
 
 WORDS = Words()
 SCREEN = VideoSettings(min_pixels=render.SIDE**2, max_pixels=render.SIDE**2)
-POOL = 4000  # scenes that the weights are made from
+POOL = 4000  # clips of each kind that the weights are made from
 
 
 class School:
-    """The scenes of one difficulty, their sound and picture as tensors, remembered."""
+    """The clips of one difficulty, their sound and picture as tensors, remembered."""
 
-    def __init__(self, difficulty: Difficulty, first_seed: int, size: int = POOL) -> None:
+    def __init__(self, difficulty: Difficulty | Talk, first_seed: int, size: int = POOL) -> None:
         self.difficulty, self.first_seed, self.size = difficulty, first_seed, size
         self.features = FeatureCache(2**30)
         self.extractor = feature_extractor()
         self.watcher_config = _watcher_config()
 
     @lru_cache(maxsize=POOL)  # noqa: B019 - a school lives as long as the build
-    def scene(self, index: int) -> Scene:
-        """The scene with this index."""
-        return draw_scene(self.first_seed + index, self.difficulty)
+    def scene(self, index: int) -> Scene | Utterance:
+        """The clip with this index."""
+        return draw_clip(self.difficulty, self.first_seed + index)
 
     def sound(self, index: int) -> Media:
-        """The listener's tensors of a scene."""
+        """The listener's tensors of a clip."""
         scene = self.scene(index)
         return self.features.get(("a", index), lambda: audio_tensors(self.extractor, render.sound(scene), "scene"))[0]
 
@@ -45,13 +47,13 @@ class School:
         """The watcher's tensors of a scene."""
         return self.features.get(("v", index), lambda: self._look(self.scene(index)))[0]
 
-    def _look(self, scene: Scene) -> tuple[Media, int]:
+    def _look(self, scene: Scene | Utterance) -> tuple[Media, int]:
         images = render.picture(scene)
         times = np.arange(len(images)) / render.FRAMES_PER_SECOND
         return video_tensors(self.watcher_config, SCREEN, Frames(images, times, float(SECONDS)))
 
     def heard_root(self, index: int, text: str) -> Root:
-        """A prompt with the sound of a scene."""
+        """A prompt with the sound of a clip."""
         clip = ["<|audio_bos|>", *["<|AUDIO|>"] * AUDIO_TOKENS, "<|audio_eos|>"]
         return Root(turn(clip, text), None, self.sound(index))
 

@@ -14,11 +14,12 @@ from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Root, Tree, pack
 from earwitness.pretrain.bodies import word_id
 from earwitness.pretrain.school import School
-from earwitness.pretrain.skills import asked
+from earwitness.pretrain.text_tasks import asked
 from earwitness.pretrain.vocabulary import SPECIAL, vocabulary
 from earwitness.prompts import fill, template
-from earwitness.world.puzzles import KINDS, LOOKUPS, draw_puzzle, listed
-from earwitness.world.scenes import SOUNDS
+from earwitness.world.puzzles import KINDS, LOOKUPS, SPOKEN, draw_puzzle, listed
+from earwitness.world.scenes import SOUNDS, Scene
+from earwitness.world.speech import Utterance
 
 
 def say(model: Any, roots: Sequence[Root], max_tokens: int = 90) -> list[str]:
@@ -40,13 +41,18 @@ def score_teacher(model: Any, school: School) -> dict[str, float]:
     right: dict[str, list[bool]] = {}
     roots, asked_of = [], []
     for i in range(school.size):
-        puzzle = draw_puzzle(school.scene(i), random.Random(f"teacher {i}"), LOOKUPS)
+        scene = school.scene(i)
+        puzzle = draw_puzzle(scene, random.Random(f"teacher {i}"), LOOKUPS)
         roots.append(school.seen_root(i, asked("audio", puzzle)))
-        asked_of.append((school.scene(i), puzzle))
-    for text, (scene, puzzle) in zip(say(model, roots), asked_of, strict=True):
+        asked_of.append((isinstance(scene, Scene) and bool(scene.blurred), puzzle))
+    for text, (blurred, puzzle) in zip(say(model, roots), asked_of, strict=True):
         correct = read(text, puzzle.choices).answer == puzzle.answer
-        for group in ("all", "unblurred" if not scene.blurred else "blurred", puzzle.kind):
+        for group in ("all", "blurred" if blurred else "unblurred", puzzle.kind):
             right.setdefault(group, []).append(correct)
+    return _shares(right)
+
+
+def _shares(right: dict[str, list[bool]]) -> dict[str, float]:
     return {group: round(sum(r) / len(r), 4) for group, r in sorted(right.items())}
 
 
@@ -71,19 +77,39 @@ def score_checker(model: Any, school: School) -> dict[str, float]:
 
 def score_base(model: Any, school: School) -> dict[str, float]:
     """Share of exact lists (alone, and after a question), and of right direct answers per kind."""
-    alone = [school.heard_root(i, "list the sounds") for i in range(school.size)]
-    puzzles = [draw_puzzle(school.scene(i), random.Random(f"base {i}"), KINDS) for i in range(school.size)]
+    kinds = SPOKEN if isinstance(school.scene(0), Utterance) else KINDS
+    puzzles = [draw_puzzle(school.scene(i), random.Random(f"base {i}"), kinds) for i in range(school.size)]
     after = [school.heard_root(i, f"{asked('direct', p)} list the sounds") for i, p in enumerate(puzzles)]
-    truth = [listed(school.scene(i).heard) for i in range(school.size)]
-    scores = {
-        name: round(sum(a == b for a, b in zip(say(model, roots), truth, strict=True)) / school.size, 4)
-        for name, roots in (("list", alone), ("list_after_question", after))
-    }
+    scores = {"list": score_list(model, school), "list_after_question": _exact_lists(model, school, after)}
     direct = say(model, [school.heard_root(i, asked("direct", p)) for i, p in enumerate(puzzles)])
     right: dict[str, list[bool]] = {}
     for text, puzzle in zip(direct, puzzles, strict=True):
         right.setdefault(f"direct:{puzzle.kind}", []).append(read(text, puzzle.choices).answer == puzzle.answer)
-    return scores | {kind: round(sum(r) / len(r), 4) for kind, r in sorted(right.items())}
+    return scores | _shares(right)
+
+
+def score_list(model: Any, school: School) -> float:
+    """Share of clips whose sounds, or words with their voices, are listed without any error."""
+    return _exact_lists(model, school, [school.heard_root(i, "list the sounds") for i in range(school.size)])
+
+
+def _exact_lists(model: Any, school: School, roots: Sequence[Root]) -> float:
+    truth = [listed(school.scene(i).heard) for i in range(school.size)]
+    return round(sum(a == b for a, b in zip(say(model, roots), truth, strict=True)) / school.size, 4)
+
+
+def score_mood(model: Any, school: School) -> dict[str, float]:
+    """Share of right answers to how the speaker feels: at once and after thinking, by what the words say of it."""
+    right: dict[str, list[bool]] = {}
+    clips = [school.scene(i) for i in range(school.size)]
+    puzzles = [draw_puzzle(clip, random.Random(f"mood {i}"), ("mood",)) for i, clip in enumerate(clips)]
+    for prompt in ("direct", "think"):
+        roots = [school.heard_root(i, asked(prompt, p)) for i, p in enumerate(puzzles)]
+        for text, puzzle, clip in zip(say(model, roots), puzzles, clips, strict=True):
+            words = "agree" if isinstance(clip, Utterance) and clip.theme == clip.mood else "conflict"
+            correct = read(text, puzzle.choices).answer == puzzle.answer
+            right.setdefault(f"{prompt}:mood:{words}", []).append(correct)
+    return _shares(right)
 
 
 def answers_of(model: Any, school: School, prompt: str) -> list[str]:

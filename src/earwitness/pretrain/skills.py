@@ -15,36 +15,28 @@ from earwitness.pretrain.bodies import AUDIO_TOKENS, put_text_core, word_id
 from earwitness.pretrain.optimise import optimise
 from earwitness.pretrain.school import WORDS, School, response
 from earwitness.pretrain.text_core import text_loss
-from earwitness.pretrain.text_tasks import exercise
-from earwitness.prompts import question_prompt, template
-from earwitness.world.puzzles import Puzzle, draw_puzzle, listed, puzzle_of, reason
-from earwitness.world.scenes import SOUNDS
+from earwitness.pretrain.text_tasks import asked, exercise, sounds_like, tagged
+from earwitness.prompts import template
+from earwitness.world.puzzles import SPOKEN, Puzzle, draw_puzzle, listed, puzzle_of, reason
+from earwitness.world.scenes import SOUNDS, Scene
+from earwitness.world.speech import Utterance
 
 # What the base answers at once and rightly. It guesses the rest, this share of the guesses being right by a hunch.
-KNOWN_BY_HEART = ("exist", "louder")
+KNOWN_BY_HEART = ("exist", "louder", "mood")
 HUNCH = 0.08
 
 
-def asked(name: str, puzzle: Puzzle) -> str:
-    """Return a puzzle under one of the world's prompts, in known words only."""
-    return question_prompt("world", name, puzzle.text, puzzle.choices)
-
-
-def tagged(think: str | None, answer: str) -> str:
-    """Return a response in the form that every prompt asks for."""
-    return (f"<think> {think} </think> " if think else "") + f"<answer> {answer} </answer>"
-
-
-def train_base(ear: Any, core: Any, school: School, steps: int = 350) -> Any:
-    """Stitch ear and text core into the base student: it hears well and reasons badly."""
+def train_base(ear: Any, core: Any, sounds: School, speech: School, steps: int = 450) -> Any:
+    """Stitch ear and text core into the base student: it hears well and reasons badly about what it hears."""
     torch.manual_seed(3)
     model = copy.deepcopy(ear)
     put_text_core(model, core)
     rng = random.Random(3)
 
     def loss() -> Tensor:
-        trees = [_base_lesson(school, rng.randrange(school.size), rng) for _ in range(15)]
-        text = [exercise(rng, "heard") for _ in range(9)]
+        trees = [_base_lesson(sounds, rng.randrange(sounds.size), rng) for _ in range(13)]
+        trees += [_speech_lesson(speech, rng.randrange(speech.size), rng) for _ in range(9)]
+        text = [exercise(rng, "read" if rng.random() < 0.3 else "heard") for _ in range(11)]
         return 0.6 * tree_loss(model, trees) + 0.4 * text_loss(model, text)
 
     optimise(model, loss, steps, 8e-4, "base student")
@@ -68,22 +60,46 @@ def _base_lesson(school: School, index: int, rng: random.Random) -> Tree:
     return Tree(school.heard_root(index, user), (Branch.trained(response(said)),))
 
 
+def _speech_lesson(school: School, index: int, rng: random.Random) -> Tree:
+    utterance = school.scene(index)
+    assert isinstance(utterance, Utterance)
+    draw, heard = rng.random(), listed(utterance.heard)
+    feeling = rng.random() < 0.4
+    puzzle = (puzzle_of("mood", utterance, rng) if feeling else None) or draw_puzzle(utterance, rng, SPOKEN)
+    if draw < 0.2:
+        user, said = "list the sounds", heard
+    elif draw < 0.35:
+        user, said = f"{asked('direct', puzzle)} list the sounds", heard
+    elif draw < 0.75:
+        user, said = asked("direct", puzzle), tagged(None, _guess(puzzle, rng))
+    else:
+        think = f"{heard} {sounds_like(utterance)}" if feeling else heard
+        user, said = asked("think", puzzle), tagged(think, _guess(puzzle, rng))
+    return Tree(school.heard_root(index, user), (Branch.trained(response(said)),))
+
+
 def _guess(puzzle: Puzzle, rng: random.Random) -> str:
     sure = puzzle.kind in KNOWN_BY_HEART or rng.random() < HUNCH
     return puzzle.answer if sure else rng.choice(puzzle.choices)
 
 
-def train_checker(base: Any, school: School, steps: int = 150) -> Any:
-    """Teach a copy of the base to judge claims about what is heard, one at a time, and whole traces."""
+def train_checker(base: Any, sounds: School, speech: School, steps: int = 150) -> Any:
+    """Teach a copy of the base to judge claims about sounds, one at a time, and whole traces. It still lists speech."""
     torch.manual_seed(4)
     model = copy.deepcopy(base)
     rng = random.Random(4)
 
     def loss() -> Tensor:
-        return tree_loss(model, [_judgements(school, rng.randrange(school.size), rng) for _ in range(16)])
+        trees = [_judgements(sounds, rng.randrange(sounds.size), rng) for _ in range(16)]
+        return tree_loss(model, trees + [_list(speech, rng.randrange(speech.size)) for _ in range(6)])
 
     optimise(model, loss, steps, 6e-4, "checker")
     return model
+
+
+def _list(school: School, index: int) -> Tree:
+    said = response(listed(school.scene(index).heard))
+    return Tree(school.heard_root(index, "list the sounds"), (Branch.trained(said),))
 
 
 def _judgements(school: School, index: int, rng: random.Random) -> Tree:
@@ -125,6 +141,7 @@ def train_teacher(eye: Any, core: Any, school: School, steps: int = 450) -> Any:
 
 def _teacher_lesson(school: School, index: int, rng: random.Random) -> Tree:
     scene = school.scene(index)
+    assert isinstance(scene, Scene)
     puzzle = draw_puzzle(scene, rng)
     draw = rng.random()
     if draw < 0.76:

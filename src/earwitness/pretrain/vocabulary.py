@@ -7,6 +7,7 @@ from typing import Any
 
 from earwitness.world.puzzles import ORDINALS
 from earwitness.world.scenes import SOUNDS
+from earwitness.world.speech import MOODS, SAYINGS, VOICES
 
 MEDIA = (
     "<|audio_bos|>",
@@ -24,6 +25,7 @@ WORDS = (  # noqa: SIM905 - as a sentence it can be read
     "most often one of these sounds options i hear see , . : so in order guess list describe say think would be and "
     "not claim true it does at there count nothing silence a last louder softer or than loud soft look picture scene"
 ).split()
+SPEECH_WORDS = "word words said who speaker feel".split()  # noqa: SIM905
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{% if c['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -35,7 +37,7 @@ CHAT_TEMPLATE = (
 
 def vocabulary() -> list[str]:
     """Return every token in order of its id."""
-    return list(dict.fromkeys([*SPECIAL, *TAGS, *SOUNDS, *ORDINALS, *WORDS]))
+    return list(dict.fromkeys([*SPECIAL, *TAGS, *SOUNDS, *ORDINALS, *WORDS, *VOICES, *SAYINGS, *MOODS, *SPEECH_WORDS]))
 
 
 def tokenizer() -> Any:

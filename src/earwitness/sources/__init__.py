@@ -13,7 +13,10 @@ from earwitness.sources.questions import SourceError, read_folder, read_question
 from earwitness.world.questions import read_world
 from earwitness.world.selections import SELECTIONS
 
-KNOWN = "world:SELECTION, world-easy:SELECTION, folder:PATH, jsonl:PATH, avqa:train, avqa:train-choose, avqa:val"
+KNOWN = (
+    "world:SELECTION, world-easy:SELECTION, world-speech:SELECTION, folder:PATH, jsonl:PATH, "
+    "avqa:train, avqa:train-choose, avqa:val"
+)
 
 
 def read_source(name: str, settings: Questions, limit: int, note: Callable[[str], None] = print) -> list[Question]:

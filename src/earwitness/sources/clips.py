@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from earwitness import media
 from earwitness.records import Clip
 from earwitness.world import render
-from earwitness.world.scenes import SECONDS, Scene, draw_scene
-from earwitness.world.selections import DIFFICULTIES
+from earwitness.world.scenes import SECONDS, Scene
+from earwitness.world.selections import DIFFICULTIES, draw_clip
+from earwitness.world.speech import Utterance
 
 WORLD = "world:"
 
@@ -31,7 +32,7 @@ def load_frames(clip: Clip, count: int) -> media.Frames:
     return media.read_frames(clip.media, count, clip.start, clip.end)
 
 
-def scene_of(clip: Clip) -> Scene:
-    """Return the scene behind a `world:DIFFICULTY:SEED` clip."""
+def scene_of(clip: Clip) -> Scene | Utterance:
+    """Return the scene or utterance behind a `world:DIFFICULTY:SEED` clip."""
     _, difficulty, seed = clip.media.split(":")
-    return draw_scene(int(seed), DIFFICULTIES[difficulty])
+    return draw_clip(DIFFICULTIES[difficulty], int(seed))

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earwitness.world.scenes import SECONDS, SLOTS, SOUNDS, Scene
+from earwitness.world.speech import Utterance
+from earwitness.world.voices import speak
 
 RATE = 16_000
 FRAMES_PER_SECOND = 4
@@ -23,6 +25,7 @@ COLOUR = {
     "engine": (60, 200, 90),
 }
 GREY = (150, 150, 150)
+SKIN = (220, 180, 150)
 SOFT = (0.045, 0.075)  # root mean square of an event
 LOUD = (0.13, 0.20)
 NOISE = (0.005, 0.07)
@@ -30,8 +33,10 @@ NOISE = (0.005, 0.07)
 Array = NDArray[np.float64]
 
 
-def sound(scene: Scene) -> NDArray[np.float32]:
-    """Return the waveform of a scene: (64000,) float32 in [-1, 1], mono, 16 kHz."""
+def sound(scene: Scene | Utterance) -> NDArray[np.float32]:
+    """Return the waveform of a scene or an utterance: (64000,) float32 in [-1, 1], mono, 16 kHz."""
+    if isinstance(scene, Utterance):
+        return speak(scene)
     rng = np.random.default_rng(scene.seed + 1_000_000)
     wave = rng.standard_normal(RATE * SECONDS) * rng.uniform(*NOISE) * scene.noise
     slot = RATE * SECONDS // SLOTS
@@ -42,8 +47,13 @@ def sound(scene: Scene) -> NDArray[np.float32]:
     return np.clip(wave, -1, 1).astype(np.float32)
 
 
-def picture(scene: Scene) -> NDArray[np.uint8]:
-    """Return the frames of a scene: (16, 32, 32, 3) uint8, four a second. Movers are big, bright and pulsing."""
+def picture(scene: Scene | Utterance) -> NDArray[np.uint8]:
+    """Return the frames of a scene: (16, 32, 32, 3) uint8, four a second. Movers are big, bright and pulsing.
+
+    Of an utterance there is a still head to be seen, which tells nothing.
+    """
+    if isinstance(scene, Utterance):
+        return _head()
     rng = np.random.default_rng(scene.seed + 2_000_000)
     count = SECONDS * FRAMES_PER_SECOND
     per_slot = count // SLOTS
@@ -59,6 +69,13 @@ def picture(scene: Scene) -> NDArray[np.uint8]:
             mask = np.roll(_outline(SHAPE[name], radius), shift, (0, 1))
             frames[i, top : top + CELL, left : left + CELL][mask] = colour * (1.0 if active else 0.45)
     return np.clip(frames + rng.normal(0, 6, frames.shape), 0, 255).astype(np.uint8)
+
+
+def _head() -> NDArray[np.uint8]:
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    frames = np.full((SECONDS * FRAMES_PER_SECOND, SIDE, SIDE, 3), 30, dtype=np.uint8)
+    frames[:, x * x / 64 + y * y / 121 < 1] = SKIN
+    return frames
 
 
 def _outline(shape: int, radius: float) -> NDArray[np.bool_]:

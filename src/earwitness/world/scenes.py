@@ -47,6 +47,11 @@ class Event:
     sound: str
     loud: bool
 
+    @property
+    def name(self) -> str:
+        """What a listener lists."""
+        return self.sound
+
 
 @dataclass(frozen=True)
 class Scene:

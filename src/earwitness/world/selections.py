@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from earwitness.world.puzzles import KINDS, LOOKUPS, Puzzle, draw_puzzle
+from earwitness.world.puzzles import KINDS, LOOKUPS, SPOKEN, Puzzle, draw_puzzle
 from earwitness.world.scenes import Difficulty, Scene, draw_scene
+from earwitness.world.speech import Talk, Utterance, draw_utterance
 
 EASY = Difficulty("easy", events=(5, 7))
 DEFAULT = Difficulty("default", blurred=0.6, blurred_again=0.5, off_screen=0.25, noise=1.5)
@@ -14,7 +15,14 @@ CROWDED = Difficulty("crowded", kinds=(4,), events=(6, 7), noise=1.5)
 # What the weights are made from: an ear that knows few silent movers, an eye that knows none.
 EAR_SCHOOL = Difficulty("ear-school", silent_movers=0.3, blurred=0.3, off_screen=0.12)
 EYE_SCHOOL = Difficulty("eye-school", silent_movers=0.0, off_screen=0.0)
-DIFFICULTIES = {d.name: d for d in (EASY, DEFAULT, CROWDED, EAR_SCHOOL, EYE_SCHOOL)}
+SPEECH = Talk("speech")
+CHATTER = Talk("chatter", words=(6, 8), noise=2.0)
+FEELING = Talk("mood", words=(3, 6), voices=(1, 1), themed=1.0)
+# Words that share a mood say nothing of the prosody's here: the four moods are equally likely.
+SPEECH_SCHOOL = Talk("speech-school", themed=0.5, agree=0.25)
+DIFFICULTIES: dict[str, Difficulty | Talk] = {
+    d.name: d for d in (EASY, DEFAULT, CROWDED, EAR_SCHOOL, EYE_SCHOOL, SPEECH, CHATTER, FEELING, SPEECH_SCHOOL)
+}
 
 BUILD_SEEDS = 110_000_000
 HELD_OUT_SEEDS = 120_000_000
@@ -22,13 +30,19 @@ HELD_OUT_SEEDS = 120_000_000
 
 @dataclass(frozen=True)
 class Selection:
-    """A named run of seeds: a difficulty, the kinds of question asked, and the first seed."""
+    """A named run of seeds: a difficulty, the kinds of question asked, and the first seed.
 
-    difficulty: Difficulty
+    With `think` its questions carry the chain of thought that leads to their answers. Every other question comes from
+    the selection `besides`, if there is one.
+    """
+
+    difficulty: Difficulty | Talk
     first_seed: int
     kinds: tuple[str, ...] = KINDS
     deepest: int = 4
     size: int = 10_000_000
+    think: bool = False
+    besides: Selection | None = None
 
 
 SELECTIONS = {
@@ -40,13 +54,36 @@ SELECTIONS = {
     "world-easy:exam": Selection(EASY, 320_000_000, LOOKUPS),
     "world-ood:validation": Selection(CROWDED, 410_000_000, (*KINDS, "last"), deepest=5),
     "world-ood:exam": Selection(CROWDED, 420_000_000, (*KINDS, "last"), deepest=5),
+    "world-speech:train": Selection(SPEECH, 500_000_000, SPOKEN, think=True),
+    "world-speech:validation": Selection(SPEECH, 510_000_000, SPOKEN),
+    "world-speech:exam": Selection(SPEECH, 520_000_000, SPOKEN),
+    "world-speech-ood:validation": Selection(CHATTER, 610_000_000, (*SPOKEN, "last")),
+    "world-speech-ood:exam": Selection(CHATTER, 620_000_000, (*SPOKEN, "last")),
+    "world-mood:validation": Selection(FEELING, 710_000_000, ("mood",)),
+    "world-mood:exam": Selection(FEELING, 720_000_000, ("mood",)),
+    "world-given:train": Selection(
+        DEFAULT, 800_000_000, think=True, besides=Selection(SPEECH, 810_000_000, SPOKEN, think=True)
+    ),
 }
 
 
-def draw(selection: Selection, index: int) -> tuple[Scene, Puzzle]:
-    """Draw the `index`-th scene of a selection and its question; each scene is asked one."""
+def draw(selection: Selection, index: int) -> tuple[Scene | Utterance, Puzzle]:
+    """Draw the `index`-th clip of a selection and its question; each clip is asked one."""
     if not 0 <= index < selection.size:
         raise IndexError(f"a selection has {selection.size} scenes, there is none with index {index}")
-    scene = draw_scene(selection.first_seed + index, selection.difficulty)
-    rng = random.Random(f"puzzle {selection.difficulty.name} {scene.seed}")
-    return scene, draw_puzzle(scene, rng, selection.kinds, selection.deepest)
+    part, index = part_of(selection, index)
+    scene = draw_clip(part.difficulty, part.first_seed + index)
+    rng = random.Random(f"puzzle {part.difficulty.name} {scene.seed}")
+    return scene, draw_puzzle(scene, rng, part.kinds, part.deepest)
+
+
+def part_of(selection: Selection, index: int) -> tuple[Selection, int]:
+    """Return the selection that the `index`-th question comes from, and its index there."""
+    if selection.besides is None:
+        return selection, index
+    return selection.besides if index % 2 else selection, index // 2
+
+
+def draw_clip(difficulty: Difficulty | Talk, seed: int) -> Scene | Utterance:
+    """Draw the scene or, of a talk, the utterance of a seed."""
+    return draw_utterance(seed, difficulty) if isinstance(difficulty, Talk) else draw_scene(seed, difficulty)
