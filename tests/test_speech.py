@@ -1,5 +1,6 @@
 """The world's speech: who says what can be reasoned out; how it is meant can only be heard."""
 
+import hashlib
 import random
 from dataclasses import replace
 
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from earwitness.answers import read
 from earwitness.claims import listed
 from earwitness.exams import load_exam
+from earwitness.pretrain.text_tasks import exercise, heard_tokens, misheard, text_clip, thought
+from earwitness.pretrain.vocabulary import Words, vocabulary
+from earwitness.prompts import question_prompt
 from earwitness.sources.clips import load_frames, load_sound, scene_of
 from earwitness.world import render
 from earwitness.world.puzzles import SPOKEN, draw_puzzle, puzzle_of, reason
@@ -19,6 +23,7 @@ from earwitness.world.selections import CHATTER, FEELING, SPEECH, SPEECH_SCHOOL
 from earwitness.world.speech import MEANING, MOODS, SAYINGS, SLOTS, VOICES, draw_utterance
 from earwitness.world.voices import LEXICON, MANNERS, RATE, TIMBRE, draw_prosody, pronounce
 
+OLD_WORDS, OLD_DIGEST = 102, "3fa85e15d35724a1"  # of the vocabulary before there was speech
 SEEDS = st.integers(0, 10**9)
 ANY = st.sampled_from([SPEECH, CHATTER, FEELING, SPEECH_SCHOOL])
 
@@ -136,3 +141,39 @@ def test_clips_of_speech_are_heard_and_seen_like_any_other():
     assert set(listed(f"i hear {' , '.join(heard)} .")) == set(question.clip.sounds)
     other = next(v for v in VOICES if v != heard[0].split()[0])
     assert f"{other} {SAYINGS[0]}" not in heard or len(heard) > 1
+
+
+def test_the_models_know_every_word_and_old_words_keep_their_places():
+    known = vocabulary()
+    assert hashlib.sha256(" ".join(known[:OLD_WORDS]).encode()).hexdigest()[:16] == OLD_DIGEST
+    words = Words()
+    for name in ("world-speech:train", "world-speech-ood:exam", "world-mood:exam", "world-given:train"):
+        for question in read_world(name, 60):
+            assert words(question_prompt("world", "think", question.text, question.choices))
+            assert words(f"{question.answer} {question.think or ''} {' '.join(question.clip.sounds)}")
+
+
+def test_exercises_are_weighed_word_by_word_and_speech_shows_its_mood_on_what_is_said():
+    rng, words = random.Random(0), Words()
+    for _ in range(300):
+        item = exercise(rng)
+        assert len(words(" ".join(item.words))) == len(item.weights) == len(item.positions) == len(item.shades)
+    utterance = draw_utterance(3, SPEECH)
+    shown, shades = heard_tokens(utterance)
+    said = [f"{shown[i]} {shown[i + 1]}" for i in range(0, 16, 2) if shown[i] != "silence"]
+    assert said == utterance.heard
+    assert {shade for word, shade in zip(shown, shades, strict=True) if word != "silence"} == {utterance.mood}
+    assert {shade for word, shade in zip(shown, shades, strict=True) if word == "silence"} <= {""}
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_what_is_misheard_differs_in_one_place_at_most(seed):
+    rng = random.Random(seed)
+    clip = text_clip(rng.choice(("sound", "speech")), rng)
+    wrong = misheard(clip, rng)
+    changed = [a for a in clip.events if a not in wrong.events]
+    assert len(changed) <= 1 and len(clip.events) - len(wrong.events) in (0, 1)
+    user, response = thought(draw_puzzle(clip, rng, ("after", "count", "nth")), wrong, "read", rng)
+    answer = [word for word, _ in response][-2]
+    assert answer in user.split(" options ")[1].split()

@@ -24,8 +24,9 @@ of its stage's section. Equal steps are made once and shared. `[]` is the untrai
 `[variants.NAME]` is the same run with these overrides (`"vote.traces" = 2`); what is equal is made once, and rows carry
 the variant's name.
 
-Sources are named `world:train`, `world-easy:train`, `folder:PATH` (reads `PATH/questions.jsonl`), `jsonl:PATH`,
-`avqa:train`; exams `world`, `world-easy`, `world-ood`, or any source.
+Sources are named `world:train`, `world-easy:train`, `world-speech:train`, `world-given:train` (sounds and speech, every
+question with its reasoning), `folder:PATH` (reads `PATH/questions.jsonl`), `jsonl:PATH`, `avqa:train`; exams `world`,
+`world-easy`, `world-ood`, `world-speech`, `world-speech-ood`, `world-mood`, or any source.
 """
 
 

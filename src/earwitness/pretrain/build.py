@@ -95,7 +95,7 @@ def make(name: str, folder: Path, steps: float = 1.0) -> None:
     recipes: dict[str, tuple[int, Callable[[int], Any]]] = {
         "text-core": (3600, train_text_core),
         "textual-teacher": (1500, train_reader),
-        "ear": (900, lambda n: train_ear((sounds, speech), n)),
+        "ear": (1100, lambda n: train_ear((sounds, speech), n)),
         "eye": (250, lambda n: train_eye(School(EYE_SCHOOL, BUILD_SEEDS), n)),
         "student": (450, lambda n: train_base(*_parts(folder, "ear"), sounds, speech, n)),
         "checker": (150, lambda n: train_checker(_open(folder, "student"), sounds, speech, n)),

@@ -105,7 +105,7 @@ def _train(
 def score_ear(model: Any, school: School, count: int = 200) -> dict[str, float]:
     """Return the share of audio tokens whose word is read right, and of sounding ones whose shade.
 
-    The shade is the loudness of a sound, or the mood of speech, which all tokens of a clip tell together (`mood`).
+    The shade is the loudness of a sound, or the mood of speech, which all tokens of a clip also tell together.
     """
     table = fixed_embeddings()[[word_id(w) for w in SHOWN]]
     family = [k for k, shade in enumerate(SHADES) if (shade in MOODS) == isinstance(school.scene(0), Utterance) and k]
@@ -121,6 +121,7 @@ def score_ear(model: Any, school: School, count: int = 200) -> dict[str, float]:
         told = [SHADES[family[k]] for k in off.argmin(-1)]
         shade_right += [t == shades[k] for t, k in zip(told, sounding, strict=True)]
         clip_right += SHADES[family[int(off.sum(0).argmin())]] == shades[sounding[0]]
-    tokens, shade = token_right / (count * AUDIO_TOKENS), sum(shade_right) / len(shade_right)
-    told_whole = {"mood": round(clip_right / count, 4)} if isinstance(school.scene(0), Utterance) else {}
-    return {"token": round(tokens, 4), "shade": round(shade, 4), **told_whole}
+    token, shade = round(token_right / (count * AUDIO_TOKENS), 4), round(sum(shade_right) / len(shade_right), 4)
+    if isinstance(school.scene(0), Utterance):
+        return {"token": token, "mood_of_token": shade, "mood_of_clip": round(clip_right / count, 4)}
+    return {"token": token, "loudness": shade}

@@ -14,8 +14,8 @@ from earwitness.world.questions import read_world
 from earwitness.world.selections import SELECTIONS
 
 KNOWN = (
-    "world:SELECTION, world-easy:SELECTION, world-speech:SELECTION, folder:PATH, jsonl:PATH, "
-    "avqa:train, avqa:train-choose, avqa:val"
+    "world:SELECTION, world-easy:SELECTION, world-speech:SELECTION, world-given:train, "
+    "folder:PATH, jsonl:PATH, avqa:train, avqa:train-choose, avqa:val"
 )
 
 

@@ -16,7 +16,7 @@ CROWDED = Difficulty("crowded", kinds=(4,), events=(6, 7), noise=1.5)
 EAR_SCHOOL = Difficulty("ear-school", silent_movers=0.3, blurred=0.3, off_screen=0.12)
 EYE_SCHOOL = Difficulty("eye-school", silent_movers=0.0, off_screen=0.0)
 SPEECH = Talk("speech")
-CHATTER = Talk("chatter", words=(6, 8), noise=2.0)
+CHATTER = Talk("chatter", words=(6, 8), noise=1.5)
 FEELING = Talk("mood", words=(3, 6), voices=(1, 1), themed=1.0)
 # Words that share a mood say nothing of the prosody's here: the four moods are equally likely.
 SPEECH_SCHOOL = Talk("speech-school", themed=0.5, agree=0.25)

@@ -64,7 +64,7 @@ MANNERS = {
     "calm": Prosody(-0.06, 0.04, 0.41, -1.0),
 }
 # Standard deviations between utterances of one mood: no mood can always be told.
-LOOSE = Prosody(0.11, 0.155, 0.027, 2.2)
+LOOSE = Prosody(0.095, 0.13, 0.024, 1.9)
 
 
 def speak(utterance: Utterance) -> NDArray[np.float32]:
