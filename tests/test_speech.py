@@ -73,9 +73,11 @@ def test_no_mood_can_always_be_told_from_the_prosody_and_mostly_it_can():
     }
     scale = np.mean([values.std(0) for values in drawn.values()], 0)
     centres = np.array([[getattr(MANNERS[mood], f) for f in fields] for mood in MOODS])
+    told = []
     for i, mood in enumerate(MOODS):
         nearest = (((drawn[mood][:, None] - centres) / scale) ** 2).sum(-1).argmin(1)
-        assert 0.8 < (nearest == i).mean() < 0.99
+        told.append((nearest == i).mean())
+    assert min(told) > 0.85 and np.mean(told) < 0.985
 
 
 @pytest.mark.parametrize("voice", VOICES)
@@ -164,6 +166,14 @@ def test_exercises_are_weighed_word_by_word_and_speech_shows_its_mood_on_what_is
     assert said == utterance.heard
     assert {shade for word, shade in zip(shown, shades, strict=True) if word != "silence"} == {utterance.mood}
     assert {shade for word, shade in zip(shown, shades, strict=True) if word == "silence"} <= {""}
+
+
+def test_who_hears_goes_by_the_prosody_and_who_reads_by_the_words():
+    utterance = next(u for i in range(99) if (u := draw_utterance(i, FEELING)).theme != u.mood)
+    puzzle = puzzle_of("mood", utterance, random.Random(0))
+    for sense, answer in (("heard", utterance.mood), ("read", utterance.theme)):
+        response = [word for word, _ in thought(puzzle, utterance, sense, random.Random(0))[1]]
+        assert response[-2] == answer and ("sounds" in response) == (sense == "heard")
 
 
 @given(SEEDS)

@@ -93,11 +93,11 @@ def make(name: str, folder: Path, steps: float = 1.0) -> None:
     """Make one model into `folder / name`; what it is stitched from must lie there already."""
     sounds, speech = School(EAR_SCHOOL, BUILD_SEEDS), School(SPEECH_SCHOOL, BUILD_SEEDS)
     recipes: dict[str, tuple[int, Callable[[int], Any]]] = {
-        "text-core": (3600, train_text_core),
+        "text-core": (4000, train_text_core),
         "textual-teacher": (1500, train_reader),
         "ear": (1100, lambda n: train_ear((sounds, speech), n)),
         "eye": (250, lambda n: train_eye(School(EYE_SCHOOL, BUILD_SEEDS), n)),
-        "student": (450, lambda n: train_base(*_parts(folder, "ear"), sounds, speech, n)),
+        "student": (600, lambda n: train_base(*_parts(folder, "ear"), sounds, speech, n)),
         "checker": (150, lambda n: train_checker(_open(folder, "student"), sounds, speech, n)),
         "teacher": (450, lambda n: train_teacher(*_parts(folder, "eye"), School(EYE_SCHOOL, BUILD_SEEDS), n)),
     }

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from earwitness.pretrain.bodies import (
-    AUDIO_TOKENS,
     HIDDEN,
     SHADES,
     SLOT_GRID,
@@ -33,7 +32,7 @@ SPREAD = 0.3  # standard deviation of the embeddings
 Pick = tuple[School, int]
 
 
-def train_ear(schools: Sequence[School], steps: int = 800) -> Any:
+def train_ear(schools: Sequence[School], steps: int = 1100) -> Any:
     """Train a listener's encoder and projector; returns the whole (otherwise random) listener."""
     torch.manual_seed(0)
     model = new_listener()
@@ -107,21 +106,21 @@ def score_ear(model: Any, school: School, count: int = 200) -> dict[str, float]:
 
     The shade is the loudness of a sound, or the mood of speech, which all tokens of a clip also tell together.
     """
-    table = fixed_embeddings()[[word_id(w) for w in SHOWN]]
-    family = [k for k, shade in enumerate(SHADES) if (shade in MOODS) == isinstance(school.scene(0), Utterance) and k]
-    token_right, shade_right, clip_right = 0, [], 0
+    spoken = isinstance(school.scene(0), Utterance)
+    family = [k for k, shade in enumerate(SHADES) if k and (shade in MOODS) == spoken]
+    table, shadows = fixed_embeddings()[[word_id(w) for w in SHOWN]], shade_table()[family]
+    words_right: list[bool] = []
+    shades_right: list[bool] = []
+    clips_right: list[bool] = []
     for i in range(count):
         mels = school.sound(i)["input_features"]
         shown = model.model.multi_modal_projector(model.model.audio_tower(mels).last_hidden_state)[0]
         words, shades = heard_tokens(school.scene(i))
         guess = torch.cdist(shown, table).argmin(-1).tolist()
-        token_right += sum(SHOWN[g] == w for g, w in zip(guess, words, strict=True))
+        words_right += [SHOWN[g] == w for g, w in zip(guess, words, strict=True)]
         sounding = [k for k, shade in enumerate(shades) if shade]
-        off = torch.cdist((shown - table[guess])[sounding], shade_table()[family]).pow(2)
-        told = [SHADES[family[k]] for k in off.argmin(-1)]
-        shade_right += [t == shades[k] for t, k in zip(told, sounding, strict=True)]
-        clip_right += SHADES[family[int(off.sum(0).argmin())]] == shades[sounding[0]]
-    token, shade = round(token_right / (count * AUDIO_TOKENS), 4), round(sum(shade_right) / len(shade_right), 4)
-    if isinstance(school.scene(0), Utterance):
-        return {"token": token, "mood_of_token": shade, "mood_of_clip": round(clip_right / count, 4)}
-    return {"token": token, "loudness": shade}
+        off = torch.cdist((shown - table[guess])[sounding], shadows).pow(2)
+        shades_right += [SHADES[family[g]] == shades[k] for g, k in zip(off.argmin(-1), sounding, strict=True)]
+        clips_right.append(SHADES[family[int(off.sum(0).argmin())]] == shades[sounding[0]])
+    token, shade, clip = (round(sum(r) / len(r), 4) for r in (words_right, shades_right, clips_right))
+    return {"token": token} | ({"mood_of_token": shade, "mood_of_clip": clip} if spoken else {"loudness": shade})

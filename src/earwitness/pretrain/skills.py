@@ -26,7 +26,7 @@ KNOWN_BY_HEART = ("exist", "louder", "mood")
 HUNCH = 0.08
 
 
-def train_base(ear: Any, core: Any, sounds: School, speech: School, steps: int = 450) -> Any:
+def train_base(ear: Any, core: Any, sounds: School, speech: School, steps: int = 600) -> Any:
     """Stitch ear and text core into the base student: it hears well and reasons badly about what it hears."""
     torch.manual_seed(3)
     model = copy.deepcopy(ear)
@@ -34,7 +34,7 @@ def train_base(ear: Any, core: Any, sounds: School, speech: School, steps: int =
     rng = random.Random(3)
 
     def loss() -> Tensor:
-        trees = [_base_lesson(sounds, rng.randrange(sounds.size), rng) for _ in range(13)]
+        trees = [_base_lesson(sounds, rng.randrange(sounds.size), rng) for _ in range(15)]
         trees += [_speech_lesson(speech, rng.randrange(speech.size), rng) for _ in range(9)]
         text = [exercise(rng, "read" if rng.random() < 0.3 else "heard") for _ in range(11)]
         return 0.6 * tree_loss(model, trees) + 0.4 * text_loss(model, text)
@@ -64,7 +64,7 @@ def _speech_lesson(school: School, index: int, rng: random.Random) -> Tree:
     utterance = school.scene(index)
     assert isinstance(utterance, Utterance)
     draw, heard = rng.random(), listed(utterance.heard)
-    feeling = rng.random() < 0.4
+    feeling = rng.random() < 0.5
     puzzle = (puzzle_of("mood", utterance, rng) if feeling else None) or draw_puzzle(utterance, rng, SPOKEN)
     if draw < 0.2:
         user, said = "list the sounds", heard

@@ -30,7 +30,7 @@ WORDS = Words()
 GYMNASTICS = 0.15
 
 
-def train_text_core(steps: int = 3600, batch: int = 32, learning_rate: float = 2e-3) -> Any:
+def train_text_core(steps: int = 4000, batch: int = 32, learning_rate: float = 2e-3) -> Any:
     """Train the text core from scratch with fixed seeds and return it (input embeddings stay as they are)."""
     torch.manual_seed(0)
     model = new_text_core()

@@ -187,24 +187,32 @@ def _claims(scene: Scene | Utterance, sense: Sense, rng: random.Random) -> tuple
 
 
 def _answer(scene: Scene | Utterance, sense: Sense, rng: random.Random) -> tuple[str, Weighted]:
-    """A whole answer. Where a description leads to none, one of the choices is guessed."""
-    puzzle = any_puzzle(scene, rng)
-    if puzzle.kind == "mood" and rng.random() < 0.3:
-        return asked("direct", puzzle), [
-            (w, KNOWN) for w in tagged(None, reason(puzzle, scene.events)[1] or "").split()
-        ]
+    """A whole answer: of one who hears, to how the speaker feels; of one who reads, to anything."""
+    mood = puzzle_of("mood", scene, rng) if sense == "heard" and isinstance(scene, Utterance) else None
+    puzzle = mood or any_puzzle(scene, rng)
+    if puzzle.kind == "mood" and rng.random() < 0.4:
+        said = tagged(None, _conclusion(puzzle, scene, sense) or "")
+        return asked("direct", puzzle), [(w, KNOWN) for w in said.split()]
     return thought(puzzle, scene, sense, rng)
 
 
 def thought(puzzle: Puzzle, scene: Scene | Utterance, sense: Sense, rng: random.Random) -> tuple[str, Weighted]:
-    """Return a puzzle under the prompt that asks for thinking, and the chain of thought with the answer."""
-    steps = _steps(puzzle, scene, sense)
-    word = None if puzzle.kind == "louder" else reason(puzzle, scene.events)[1]
+    """Return a puzzle under the prompt that asks for thinking, and the chain of thought with the answer.
+
+    Where what is heard or read leads to no answer, one of the choices is guessed.
+    """
+    steps, word = _steps(puzzle, scene, sense), _conclusion(puzzle, scene, sense)
     said = tagged(f"{listed(scene.heard)} {' '.join(steps)}", word or rng.choice(puzzle.choices)).split()
     weighted = [(w, KNOWN) for w in said]
     if word is None:
         weighted[-2] = (said[-2], LIKELY)
     return asked("think", puzzle), weighted
+
+
+def _conclusion(puzzle: Puzzle, scene: Scene | Utterance, sense: Sense) -> str | None:
+    if puzzle.kind == "mood" and sense == "heard" and isinstance(scene, Utterance):
+        return scene.mood
+    return None if puzzle.kind == "louder" else reason(puzzle, scene.events)[1]
 
 
 TASKS: dict[str, Callable[[Scene | Utterance, Sense, random.Random], tuple[str, Weighted]]] = {
@@ -230,8 +238,8 @@ def exercise(
     scene = text_clip(domain, rng)
     task = task or rng.choices(list(TASKS), MIX[sense])[0]
     if task == "claims" and domain == "speech":
-        task = "list"  # no checker judges claims about speech
-    if task == "answer" and rng.random() < MISHEARD:
+        task = "answer"  # no checker judges claims about speech
+    if task == "answer" and sense == "read" and rng.random() < MISHEARD:
         puzzle, scene = any_puzzle(scene, rng), misheard(scene, rng)
         return lay_out(scene, sense, *thought(puzzle, scene, sense, rng))
     user, response = TASKS[task](scene, sense, rng)

@@ -19,7 +19,7 @@ SPEECH = Talk("speech")
 CHATTER = Talk("chatter", words=(6, 8), noise=1.5)
 FEELING = Talk("mood", words=(3, 6), voices=(1, 1), themed=1.0)
 # Words that share a mood say nothing of the prosody's here: the four moods are equally likely.
-SPEECH_SCHOOL = Talk("speech-school", themed=0.5, agree=0.25)
+SPEECH_SCHOOL = Talk("speech-school", themed=0.7, agree=0.25)
 DIFFICULTIES: dict[str, Difficulty | Talk] = {
     d.name: d for d in (EASY, DEFAULT, CROWDED, EAR_SCHOOL, EYE_SCHOOL, SPEECH, CHATTER, FEELING, SPEECH_SCHOOL)
 }
