@@ -85,7 +85,9 @@ def new_reader() -> Any:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     wider = {"hidden_size": 160, "intermediate_size": 480, "num_attention_heads": 5, "num_key_value_heads": 5}
-    return Qwen2ForCausalLM(Qwen2Config(**{**_text_config(), **wider, "num_hidden_layers": 8}, rope_theta=10000.0))
+    model = Qwen2ForCausalLM(Qwen2Config(**{**_text_config(), **wider, "num_hidden_layers": 8}, rope_theta=10000.0))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.3)  # words stay in sight through all layers
+    return model
 
 
 def new_listener() -> Any:

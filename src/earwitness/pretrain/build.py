@@ -94,7 +94,7 @@ def make(name: str, folder: Path, steps: float = 1.0) -> None:
     sounds, speech = School(EAR_SCHOOL, BUILD_SEEDS), School(SPEECH_SCHOOL, BUILD_SEEDS)
     recipes: dict[str, tuple[int, Callable[[int], Any]]] = {
         "text-core": (4000, train_text_core),
-        "textual-teacher": (1500, train_reader),
+        "textual-teacher": (2800, train_reader),
         "ear": (1100, lambda n: train_ear((sounds, speech), n)),
         "eye": (250, lambda n: train_eye(School(EYE_SCHOOL, BUILD_SEEDS), n)),
         "student": (600, lambda n: train_base(*_parts(folder, "ear"), sounds, speech, n)),

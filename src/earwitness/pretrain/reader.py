@@ -22,7 +22,7 @@ from earwitness.prompts import described_prompt
 from earwitness.world.puzzles import LOOKUPS, SPOKEN, Puzzle, draw_puzzle, listed, reason
 
 
-def train_reader(steps: int = 1500, batch: int = 32, learning_rate: float = 1e-3) -> Any:
+def train_reader(steps: int = 2800, batch: int = 16, learning_rate: float = 2e-3) -> Any:
     """Train the textual teacher from scratch, on text alone, with fixed seeds."""
     torch.manual_seed(6)
     model = new_reader()

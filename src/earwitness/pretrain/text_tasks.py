@@ -222,7 +222,7 @@ TASKS: dict[str, Callable[[Scene | Utterance, Sense, random.Random], tuple[str, 
     "claims": _claims,
     "answer": _answer,
 }
-MIX = {"heard": (0.46, 0.16, 0.28, 0.10, 0), "seen": (0.46, 0.16, 0.28, 0.10, 0), "read": (0.35, 0, 0.2, 0, 0.45)}
+MIX = {"heard": (0.46, 0.16, 0.28, 0.10, 0), "seen": (0.46, 0.16, 0.28, 0.10, 0), "read": (0.45, 0, 0.2, 0, 0.35)}
 SENSE_MIX: dict[Domain, tuple[tuple[Sense, ...], tuple[float, ...]]] = {
     "sound": (("heard", "seen", "read"), (0.5, 0.35, 0.15)),
     "speech": (("heard", "read"), (0.75, 0.25)),
