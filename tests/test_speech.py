@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earwitness.answers import read
 from earwitness.claims import listed
 from earwitness.exams import load_exam
 from earwitness.pretrain.text_tasks import exercise, heard_tokens, misheard, text_clip, thought
@@ -120,9 +119,8 @@ def test_no_training_question_asks_about_moods_and_all_carry_their_reasoning():
         questions = read_world(name, 200)
         assert all(q.think and not {*q.think.split()} & set(MOODS) and q.tags["type"] != "mood" for q in questions)
         assert kinds in (None, {q.tags["type"] for q in questions})
-        for q in questions:  # the reasoning ends in the answer
-            assert q.answer in q.think.rsplit(":", 1)[-1] or read(q.think, q.choices).answer in (None, q.answer)
-    spoken = ["words" in q.tags or "seen" not in q.tags for q in read_world("world-given:train", 100)]
+        assert all(q.answer in q.think.split()[-4:] for q in questions), "the reasoning ends in the answer"
+    spoken = ["seen" not in q.tags for q in read_world("world-given:train", 100)]
     assert sum(spoken) == 50
     assert all(q.think is None for q in read_world("world:train", 50))
 
@@ -141,8 +139,6 @@ def test_clips_of_speech_are_heard_and_seen_like_any_other():
     heard = scene_of(question.clip).heard
     assert question.clip.sounds == tuple(dict.fromkeys(heard))
     assert set(listed(f"i hear {' , '.join(heard)} .")) == set(question.clip.sounds)
-    other = next(v for v in VOICES if v != heard[0].split()[0])
-    assert f"{other} {SAYINGS[0]}" not in heard or len(heard) > 1
 
 
 def test_the_models_know_every_word_and_old_words_keep_their_places():
