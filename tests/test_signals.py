@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 
 import pytest
@@ -13,6 +14,8 @@ from earwitness.learn.signals import make_ahead
 from earwitness.stages import distil
 from earwitness.stages.distil import joint_objective
 from earwitness.stages.student import open_student
+from earwitness.stages.training import train
+from earwitness.stages.workbench import StageError
 from objectives import KilledError
 from teaching import job, left_by, material, opened, world_tokenizer, write_reader
 
@@ -31,7 +34,6 @@ def test_signals_made_ahead_teach_what_live_ones_do(tiny_student, reader, tmp_pa
         made.append(left_by(job(tiny_student, reader, tmp_path / how, lessons, **settings)))
     for live, ahead in zip(made[0]["log"], made[1]["log"], strict=True):
         assert ahead == pytest.approx(live, rel=1e-3, abs=1e-6)
-    assert len(list((tmp_path / "ahead" / "signals").glob("*.safetensors"))) == 3
 
 
 def test_making_signals_goes_on_with_the_first_shard_that_is_missing(tiny_student, reader, tmp_path, monkeypatch):
@@ -85,3 +87,16 @@ def test_a_teacher_that_has_said_everything_is_let_go(tiny_student, reader, tmp_
     objective = joint_objective(one_job, one_job.settings, student)
     gc.collect()
     assert objective.reader is None and seen[0]() is None
+
+
+def test_signals_that_would_not_fit_on_the_disk_are_refused_and_finished_ones_are_gone(
+    tiny_student, reader, tmp_path, monkeypatch
+):
+    one_job = job(tiny_student, reader, tmp_path, signals="ahead", top_k=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40, 10))
+        with pytest.raises(StageError, match=r"would take .* GiB, and 0\.0 GiB are free: name fewer layers"):
+            train(one_job)
+    assert not (tmp_path / "signals").exists()
+    train(one_job)
+    assert (tmp_path / "done.json").is_file() and not (tmp_path / "signals").exists()

@@ -30,11 +30,11 @@ from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.sft import Draw, Lessons, Supervised, prompt_of, showable, spell
 from earwitness.stages.student import Student, open_student
-from earwitness.stages.training import TrainingJob, first_process, fit, left_out, processes, settle
+from earwitness.stages.training import SIGNALS, TrainingJob, first_process, fit, left_out, processes, settle
 from earwitness.stages.workbench import StageError, free_memory
 
 Material = tuple[Question, Lesson]
-SIGNALS, PROJECTIONS = "signals", "projections.safetensors"
+PROJECTIONS = "projections.safetensors"
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Reader:
         self.names = (student.name, teacher.name)
         self.shared = SharedVocabulary.of(student.tokenizer, teacher.tokenizer, (sizes[0], sizes[1]), self.names)
         self.cuts = Cuts(teacher.tokenizer, student.tokenizer, self.names)
+        self.tokens = 0  # of all responses
 
     def refuse(self, material: Sequence[Material]) -> None:
         """Raise StageError for a description that is missing or too long, or a response that is other words to it."""
@@ -72,6 +73,7 @@ class Reader:
                     room[key] = window(self.teacher.model) - len(self.root(question, key[1]).ids)
                 ids = self.shared.translate(self.student.response_ids(spell(lesson)), self.student.tokenizer)
                 self.cuts.refuse_others(spell(lesson), ids[:-1])
+                self.tokens += len(ids)
                 if len(ids) > room[key]:
                     raise PromptError(f"a response of {len(ids)} tokens finds room for {room[key]} in its window")
             except (PromptError, VocabularyError) as error:
@@ -236,12 +238,29 @@ def _made_ahead(job: TrainingJob, reader: Reader, reading: Reading) -> SignalSto
 
     rank = PartialState().process_index
     folder: Path = job.folder / SIGNALS
+    _refuse_full_disk(job, reader, reading)
     packing = lambda numbers: reader.packed([job.material[n] for n in numbers])  # noqa: E731
     make_ahead(folder, reader.teacher.model, len(job.material), packing, reading, (rank, processes()))
     PartialState().wait_for_everyone()
     del reader.teacher
     free_memory()
     return SignalStore(folder, reading)
+
+
+def _refuse_full_disk(job: TrainingJob, reader: Reader, reading: Reading) -> None:
+    """Raise StageError where the signals would not fit on the disk, before the first of them is made."""
+    head = reader.teacher.model.lm_head.weight
+    layer = 8 * reading.top_k if reading.match == "distribution" else head.shape[1] * head.element_size()
+    size = reader.tokens * (8 * reading.top_k + len(reading.layers) * layer)
+    folder = job.folder / SIGNALS
+    there = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    free = shutil.disk_usage(job.folder).free
+    if size - there > free:
+        raise StageError(
+            f"the signals of {len(job.material)} lessons ({reader.tokens} tokens) would take {size / 2**30:.1f} GiB, "
+            f'and {free / 2**30:.1f} GiB are free: name fewer layers, match = "distribution" with a small top_k, or '
+            'signals = "live"'
+        )
 
 
 def _student_layers(settings: Distil, depth: int) -> tuple[int, ...]:

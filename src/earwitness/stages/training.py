@@ -24,6 +24,7 @@ from earwitness.table import RunError
 if TYPE_CHECKING:
     from earwitness.learn.beside import Beside
 
+SIGNALS = "signals"  # in a step's folder: what a textual teacher said ahead
 NO_MEMORY = "can't allocate memory"  # as torch says it of the CPU's
 # How libraries say that the disk is full.
 FULL_DISK = (
@@ -88,11 +89,11 @@ def train(job: TrainingJob) -> dict[str, Any]:
 
 
 def finished(job: TrainingJob) -> dict[str, Any] | None:
-    """Return the facts of a finished job (None: not finished), and clear what a kill at its very end left behind."""
+    """Return the facts of a finished job (None: not finished), and clear what was only needed on the way."""
     done = Run.finished(job.folder)
     if done is not None and first_process():
-        for leftover in job.folder.glob("checkpoint-*"):
-            shutil.rmtree(leftover)
+        for leftover in [*job.folder.glob("checkpoint-*"), job.folder / SIGNALS]:
+            shutil.rmtree(leftover, ignore_errors=True)
     return done
 
 
