@@ -14,7 +14,7 @@ from earwitness.world.questions import read_world
 from earwitness.world.selections import SELECTIONS
 
 KNOWN = (
-    "world:SELECTION, world-easy:SELECTION, world-speech:SELECTION, world-given:train, "
+    "world:SELECTION, world-easy:SELECTION, world-speech:SELECTION, world-given:train, world-reasoned:train, "
     "folder:PATH, jsonl:PATH, avqa:train, avqa:train-choose, avqa:val"
 )
 

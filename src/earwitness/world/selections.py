@@ -64,6 +64,7 @@ SELECTIONS = {
     "world-given:train": Selection(
         DEFAULT, 800_000_000, think=True, besides=Selection(SPEECH, 810_000_000, SPOKEN, think=True)
     ),
+    "world-reasoned:train": Selection(DEFAULT, 900_000_000, think=True),
 }
 
 
