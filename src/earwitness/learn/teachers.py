@@ -19,7 +19,7 @@ from earwitness.learn.vocabularies import SharedVocabulary
 
 Match = Literal["representation", "distribution"]
 Targets = Callable[[slice], Target]
-"""The targets of some of the N predictions; nothing of the size (N, V) is kept."""
+"""The targets of some of the N predictions, named by their bounds; nothing of the size (N, V) is kept."""
 
 
 class TeacherError(Exception):
