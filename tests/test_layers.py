@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from earwitness.config import Distil
 from earwitness.learn.layers import Projections, choose_layers, cosine_distance, normalised_mse, paired
 
 
@@ -80,3 +81,15 @@ def test_distances_do_not_depend_on_length():
     assert torch.allclose(normalised_mse(a, b), 2 * cosine_distance(a, b), atol=1e-4)
     low = normalised_mse(a.bfloat16(), b.bfloat16())
     assert low.dtype == torch.float32 and torch.allclose(low, normalised_mse(a, b), rtol=0.05)
+
+
+def test_a_students_layer_is_named_once_and_a_teachers_may_serve_twice():
+    with pytest.raises(ValueError, match="a layer is named twice"):
+        choose_layers((1, 2, 2), 4)
+    assert choose_layers((3, 3), 4, "the textual teacher") == (3, 3)
+
+
+@pytest.mark.parametrize("witnesses", [[{}, {}], [{"weight": 0.5}]])
+def test_witnesses_that_are_not_built_yet_are_refused_and_not_passed_over(witnesses):
+    with pytest.raises(ValueError, match="are not built yet"):
+        Distil.model_validate({"witnesses": witnesses})

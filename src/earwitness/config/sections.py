@@ -280,6 +280,8 @@ class Distil(Optimisation):
     def _goes_together(self) -> Distil:
         if not (self.text_weight or self.layer_weight or self.acoustic_weight or self.sft_weight):
             raise ValueError("every weight of distil is 0: there is nothing to learn")
+        if len(self.witnesses) > 1 or self.witnesses[0].weight != 1:
+            raise ValueError("witnesses: several of them, or one of a weight other than 1, are not built yet")
         if self.signals == "ahead" and not self.top_k:
             raise ValueError('signals = "ahead" keeps the likeliest tokens only: set distil.top_k (64, for example)')
         if self.layer_schedule == "handover" and not (self.text_weight and self.layer_weight):

@@ -26,7 +26,7 @@ def decoder(model: Any) -> Any:
 def choose_layers(choice: str | Sequence[int], depth: int, whose: str = "the student") -> tuple[int, ...]:
     """Return layer numbers, from 1: `all`, `1 in n` (n, 2n, ...) or those that are listed.
 
-    Raises ValueError for a layer that is not there, or none at all.
+    Raises ValueError for a layer that is not there, or none at all, or a student's layer that is named twice.
     """
     if choice == "all":
         return tuple(range(1, depth + 1))
@@ -38,6 +38,8 @@ def choose_layers(choice: str | Sequence[int], depth: int, whose: str = "the stu
     astray = [i for i in choice if not 1 <= i <= depth]
     if astray or not choice:
         raise ValueError(f"{whose} has layers 1 to {depth}, there is no layer {astray[0] if astray else 'named'}")
+    if len(set(choice)) < len(choice) and whose == "the student":
+        raise ValueError(f"a layer is named twice: {tuple(choice)}")
     return tuple(choice)
 
 
