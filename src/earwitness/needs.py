@@ -82,10 +82,14 @@ def roles(config: RunConfig, until: str | None = None) -> list[Role]:
     if not data_only:
         found += ["teacher"] if chooses(config) and config.questions.choose_by == "teacher" else []
         found += ["student"] if trainings(config) else []
+        found += (
+            ["checker"] if any(isinstance(step, Grpo) and step.checker_weight for step in trainings(config)) else []
+        )
         found += [
             w.model for step in trainings(config) if isinstance(step, Distil) and step.reads for w in step.witnesses
         ]
         found += [sitting.examinee for sitting in sittings(config)]
+        found += ["teacher"] if any(sitting.prompt == "given-trace" for sitting in sittings(config)) else []
         described = described or any(sitting.sees == "description" for sitting in sittings(config))
     found += ["describer"] if described and config.describe.source == "model" else []
     return list(dict.fromkeys(found))

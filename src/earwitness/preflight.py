@@ -260,15 +260,20 @@ def _refuse_steps(config: RunConfig, arm: str, steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps, 1):
         where = f"arms.{arm}, step {number}"
         settings = config.settings(step)
-        if isinstance(settings, Grpo) and settings.checker_weight:
-            raise ConfigError(f"{where}: grpo.checker_weight is not built yet in this version; leave it at 0")
-        if isinstance(settings, Answer) and settings.prompt == "given-trace":
-            raise ConfigError(f"{where}: the prompt 'given-trace' is not built yet in this version")
+        if isinstance(settings, Grpo) and not (
+            settings.accuracy_weight or settings.format_weight or settings.checker_weight
+        ):
+            raise ConfigError(f"{where}: every weight of the reward is 0: there is nothing to practise for")
         if isinstance(settings, Answer) and settings.examinee != "student" and number > 1:
             raise ConfigError(
                 f"{where}: the {settings.examinee} answers here, so the training before it would be for nothing"
             )
     sitting = sitting_of(config, steps)
+    hears = sitting.examinee == "student" and sitting.sees == "clip"
+    if sitting.prompt == "given-trace" and not hears:
+        raise ConfigError(f"arms.{arm}: a trace is given to a student who hears the clip, and to nobody else")
+    if sitting.prompt == "plain" and (sitting.examinee != "teacher" or sitting.sees != "clip"):
+        raise ConfigError(f"arms.{arm}: the prompt 'plain' is for a teacher who watches; whoever else thinks: think")
     if sitting.examinee == "textual_teacher" and sitting.sees == "clip":
         raise ConfigError(
             f"arms.{arm}: the textual_teacher can neither hear nor see a clip: let it read, with sees = description "

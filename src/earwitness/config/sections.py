@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from earwitness.records import Pool
 
 Role = Literal["teacher", "checker", "student", "describer", "textual_teacher"]
-PromptName = Literal["direct", "think", "given-trace"]
+PromptName = Literal["direct", "think", "plain", "given-trace"]
 
 
 def where(default: Any, **bounds: Any) -> Any:
@@ -188,6 +188,8 @@ class Sft(Optimisation):
 class Grpo(Optimisation):
     """Group-relative policy optimisation with verifiable rewards: agreement with the teacher's label, and format.
 
+    With `checker_weight` the checker listens, too: it rewards a sample of which it hears every claim, by the rules of
+    `verify`.
     `prompts` names the pool whose questions and labels are used; `group` samples are drawn per question;
     `filter_samples` drawn once per question before training drop the questions that the model always or never gets
     right (0: no filter), among `filter_questions` drawn from the pool (0: all).
@@ -297,6 +299,8 @@ class Distil(Optimisation):
 class Answer(Section):
     """The exam sitting: who answers, under which prompt (None: the one it was trained on).
 
+    A teacher that thinks is asked what would be heard, or under `plain` for an ordinary chain of thought. Under
+    `given-trace` the student answers at once, and is told what the teacher thought.
     `sees` is what it is asked about: the `clip` itself, or text in its place, which any examinee can read: the
     `description` of the describe stage, or the `oracle`'s (a control).
     """

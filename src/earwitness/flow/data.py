@@ -215,7 +215,7 @@ def _falls_on(index: int, share: float) -> bool:
 
 def prompt_digests(*names: str) -> dict[str, str]:
     """Return digests of the texts of prompts in both manners: a changed prompt is another stage."""
-    texts = [(manner, name) for manner in ("plain", "world") for name in names if name != "given-trace"]
+    texts = [(manner, name) for manner in ("plain", "world") for name in names]
     return {f"{manner}/{name}": digest(_wordings(manner, name)) for manner, name in texts}
 
 

@@ -48,35 +48,10 @@ def _sit(
     prompt: PromptName,
 ) -> dict[str, Grade]:
     settings = sitting_of(bench.config, bench.config.arms[arm])
-    role: Role = settings.examinee
-    examinee = student_spec(bench.model("student"), checkpoint) if role == "student" else bench.model(role)
-    described = _described(bench, settings, questions, exam)
-    if described:
-        examinee = examinee.model_copy(update={"long_clips": "refuse"})  # of no concern to one who reads
-    identity = {
-        "answer": settings.identity(),
-        "examinee": checkpoint.key if checkpoint else examinee.identity(),
-        "exam": exam,
-        "prompts": prompt_digests(prompt, "audio", *(("described",) if described else ())),
-        "seed": bench.config.seed,
-        **({"of": described.table} if described else {}),
-    }
-    make = AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames)
     one_of_several = seed is not None and len(bench.config.train.seeds) > 1
     asked = f"{exam}, {prompt}" if exam in bench.config.exams.both_ways else exam
     shown = f"answer ({arm}, seed {seed}, {asked})" if one_of_several else f"answer ({arm}, {asked})"
-    replies = bench.fill(
-        "answer",
-        identity,
-        questions,
-        bench.content,
-        make,
-        Reply,
-        attach=lambda q: (q, described.of(q)[0] if described else None),
-        parents=[described] if described else [],
-        models={role: examinee},
-        shown=shown,
-    )
+    replies = _replies(bench, questions, exam, settings, prompt, checkpoint, shown)
 
     def graded(block: list[Question]) -> list[Made]:
         return [[grade(q, next(iter(replies.of(q)), None))] for q in block]
@@ -88,12 +63,59 @@ def _sit(
     return {i: found[0] for i, found in grades.made.items()}
 
 
-def _described(bench: Workbench, sitting: Answer, questions: list[Question], exam: str) -> Rows[Description] | None:
-    """Return what is read in place of the clips; None where the clips themselves are shown."""
-    if sitting.sees == "clip":
+def _replies(
+    bench: Workbench,
+    questions: list[Question],
+    exam: str,
+    settings: Answer,
+    prompt: PromptName,
+    checkpoint: Checkpoint | None,
+    shown: str,
+) -> Rows[Reply]:
+    role: Role = settings.examinee
+    examinee = student_spec(bench.model("student"), checkpoint) if role == "student" else bench.model(role)
+    told = _told(bench, settings, questions, exam, prompt)
+    beside = () if told is None else ("described",) if settings.sees != "clip" else ("given-trace", "direct")
+    if settings.sees != "clip":
+        examinee = examinee.model_copy(update={"long_clips": "refuse"})  # of no concern to one who reads
+    identity = {
+        "answer": settings.identity(),
+        "examinee": checkpoint.key if checkpoint else examinee.identity(),
+        "exam": exam,
+        "prompts": prompt_digests(prompt, "audio", *beside),
+        "seed": bench.config.seed,
+        **({"of": told.table} if told else {}),
+    }
+    return bench.fill(
+        "answer",
+        identity,
+        questions,
+        bench.content,
+        AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames),
+        Reply,
+        attach=lambda q: (q, _words(told.of(q)[0]) if told else None),
+        parents=[told] if told else [],
+        models={role: examinee},
+        shown=shown,
+    )
+
+
+def _told(
+    bench: Workbench, sitting: Answer, questions: list[Question], exam: str, prompt: PromptName
+) -> Rows[Description] | Rows[Reply] | None:
+    """Return what each question comes with: a description in place of its clip, or the teacher's reasoning."""
+    if sitting.sees != "clip":
+        source = "oracle" if sitting.sees == "oracle" else bench.config.describe.source
+        return describe_clips(bench, questions, source, f"describe ({exam})")
+    if prompt != "given-trace":
         return None
-    source = "oracle" if sitting.sees == "oracle" else bench.config.describe.source
-    return describe_clips(bench, questions, source, f"describe ({exam})")
+    watching = bench.config.settings(Step(stage="answer", settings={"examinee": "teacher"}))
+    assert isinstance(watching, Answer)
+    return _replies(bench, questions, exam, watching, "think", None, f"answer (the teacher, {exam})")
+
+
+def _words(told: Description | Reply) -> str:
+    return told.text if isinstance(told, Description) else told.think or told.raw
 
 
 def _thinks(bench: Workbench, steps: tuple[Step, ...]) -> bool:

@@ -137,6 +137,9 @@ def training_job(
         teacher = bench.model("textual_teacher")
         if reads_descriptions(settings):
             pairs, descriptions = described(bench, made, pairs)
+    checker = None
+    if isinstance(settings, Grpo) and settings.checker_weight:
+        checker = bench.model("checker"), bench.config.verify
     base = bench.model("student")
     identity: dict[str, Any] = {
         step.stage: settings.identity(),
@@ -150,6 +153,9 @@ def training_job(
     if teacher is not None:
         identity["textual_teacher"] = [teacher.identity(), bench.model_source(teacher)]
         identity["descriptions"] = [digest(descriptions), prompt_digests("described")]
+    if checker is not None:
+        rules = checker[1].model_dump(include={"threshold", "accept_without_claims"})
+        identity["checker"] = [checker[0].identity(), bench.model_source(checker[0]), rules, prompt_digests("claim")]
     if settings.candidates > 1:
         labels = [(bench.question_source(q), label) for q, label in choose]
         identity["choose"] = {"labels": digest(labels), "answer_tokens": bench.config.answer.max_tokens}
@@ -170,6 +176,7 @@ def training_job(
         trackers=bench.config.train.trackers,
         textual_teacher=teacher,
         descriptions=descriptions,
+        checker=checker,
     )
 
 

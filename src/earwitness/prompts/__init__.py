@@ -35,6 +35,11 @@ def described_prompt(manner: str, description: str | None, prompt: str) -> str:
     )
 
 
+def given_prompt(manner: str, trace: str, prompt: str) -> str:
+    """Return a prompt that comes with somebody else's reasoning."""
+    return fill(template(manner, "given-trace"), trace=trace, prompt=prompt)
+
+
 def fill(text: str, **values: str) -> str:
     """Put values into a template's `{name}` slots, in one pass: braces inside a value stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda slot: values.get(slot[1], slot[0]), text)

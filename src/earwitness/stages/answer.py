@@ -10,8 +10,8 @@ from earwitness.config import Answer, Model, PromptName, Role
 from earwitness.learn.tree import Root
 from earwitness.models import connected
 from earwitness.models.local import Completion, LocalModel, Prompt
-from earwitness.prompts import described_prompt, question_prompt
-from earwitness.records import Description, Question, Reply
+from earwitness.prompts import described_prompt, given_prompt, question_prompt
+from earwitness.records import Question, Reply
 from earwitness.stages.asking import encode_each, where_encoded
 from earwitness.table import Failed
 
@@ -20,7 +20,8 @@ from earwitness.table import Failed
 class AnswerQuestions:
     """Answers each question of a block under one prompt. `frames` is what a watching examinee is shown.
 
-    Each question comes with a description where the examinee is to read instead of hearing or watching the clip.
+    Each question comes with a text where one is needed: a description, where the examinee is to read instead of
+    hearing or watching the clip, or under `given-trace` the teacher's reasoning.
     """
 
     examinee: Model
@@ -30,10 +31,10 @@ class AnswerQuestions:
     seed: int
     frames: int = 16
 
-    def __call__(self, block: Sequence[tuple[Question, Description | None]]) -> list[list[Reply] | Failed]:
+    def __call__(self, block: Sequence[tuple[Question, str | None]]) -> list[list[Reply] | Failed]:
         """Return each question's one reply, or why there is none."""
         model = connected(self.examinee, "textual_teacher" if self._reads else self.role)
-        prompts = [self._prompt(model, question, description) for question, description in block]
+        prompts = [self._prompt(model, question, told) for question, told in block]
 
         def work(indexes: list[int], roots: list[Root]) -> list[list[Reply]]:
             keys = [(self.seed, "answer", block[i][0].id) for i in indexes]
@@ -46,14 +47,15 @@ class AnswerQuestions:
     def _reads(self) -> bool:
         return self.settings.sees != "clip"
 
-    def _prompt(self, model: LocalModel, question: Question, description: Description | None) -> Prompt:
+    def _prompt(self, model: LocalModel, question: Question, told: str | None) -> Prompt:
         watches = self.role == "teacher" and not self._reads
-        name = "audio" if watches and self.prompt == "think" else self.prompt
+        name = {"think": "audio" if watches else "think", "given-trace": "direct"}.get(self.prompt, self.prompt)
         text = question_prompt(model.manner, name, question.text, question.choices)
-        if not self._reads:
+        if told is None:
             return Prompt(text, question.clip, self.frames)
-        assert description is not None, "what a clip sounds like comes with each question"
-        return Prompt(described_prompt(model.manner, description.text, text))
+        if self._reads:
+            return Prompt(described_prompt(model.manner, told, text))
+        return Prompt(given_prompt(model.manner, told, text), question.clip, self.frames)
 
 
 def _reply(completion: Completion, question: Question) -> Reply:

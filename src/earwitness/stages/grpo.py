@@ -1,4 +1,7 @@
-"""grpo: the student practises on questions, rewarded for agreeing with the teacher's label and for its form."""
+"""grpo: the student practises on questions, rewarded for agreeing with the teacher's label and for its form.
+
+Where it is asked for, also for claiming only what the checker hears.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from earwitness.answers import read
 from earwitness.config import Grpo
 from earwitness.learn.deaf import deaf_test
 from earwitness.learn.losses import token_logprobs
@@ -24,6 +28,7 @@ from earwitness.stages.asking import encode_each, heard_in_part, where_encoded
 from earwitness.stages.sft import Supervised, showable
 from earwitness.stages.student import Student, open_student
 from earwitness.stages.training import TrainingJob, fit, left_out, settle
+from earwitness.stages.verify import Listener
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 
@@ -44,6 +49,7 @@ class Practice:
         self.decoding = Decoding(
             job.settings.temperature, job.settings.max_tokens, local.pad, local.stop, local.forbidden
         )
+        self.listener = Listener(*job.checker) if job.checker else None
         self.why = ""  # the first reason why a question could not be shown
         self.spare: Task | None = None  # for a batch of which nothing can be shown
         self.held: dict[tuple[int, tuple[str, ...]], Rollout] = {}
@@ -93,6 +99,8 @@ class Practice:
         """Return what can be shown of some items, to practise on."""
         local = self.student.local
         roots = encode_each(local, [Prompt(question_text(local, q), q.clip) for q, _ in items])
+        if self.listener:
+            roots = [self.listener.hears(q) or root for (q, _), root in zip(items, roots, strict=True)]
         self.why = self.why or next((root.why for root in roots if isinstance(root, Failed)), "")
         return [
             Task(root, self._reward(question, lesson.answer), (self.seed, "grpo", question.id))
@@ -104,33 +112,44 @@ class Practice:
         self, items: Sequence[tuple[Question, Lesson]], tasks: Sequence[Task], rollout: Rollout
     ) -> list[dict[str, Any]]:
         """Return a rollout's samples as rows like those of traces, to be read by people."""
-        labels = {question.id: (question.choices, lesson.answer) for question, lesson in items}
+        asked = {question.id: (question, lesson.answer) for question, lesson in items}
         rows = []
         for task, group in zip(tasks, rollout.drawn, strict=True):
             name = str(task.key[-1])
-            choices, label = labels[name]
+            question, label = asked[name]
             texts = self._texts([sample.ids for sample in group.samples])
             stopped = [sample.stopped for sample in group.samples]
-            parts = parts_of(texts, choices, label)
-            rows += rollout_rows(name, choices, texts, stopped, parts, group.rewards, group.advantages)
+            parts = self.parts(texts, question, label)
+            rows += rollout_rows(name, question.choices, texts, stopped, parts, group.rewards, group.advantages)
         return rows
 
     def _reward(self, question: Question, label: str) -> Callable[[Sequence[tuple[int, ...]]], list[float]]:
-        weights = {"accuracy": self.settings.accuracy_weight, "format": self.settings.format_weight}
+        settings = self.settings
+        weights = {
+            "accuracy": settings.accuracy_weight,
+            "format": settings.format_weight,
+            "checker": settings.checker_weight,
+        }
 
         def reward(samples: Sequence[tuple[int, ...]]) -> list[float]:
-            parts = parts_of(self._texts(samples), question.choices, label)
+            parts = self.parts(self._texts(samples), question, label)
             return [sum(weights[name] * part[n] for name, part in parts.items()) for n in range(len(samples))]
 
         return reward
 
+    def parts(self, texts: Sequence[str], question: Question, label: str) -> dict[str, list[float]]:
+        """Return the rewards of a group's texts by name, before they are weighted."""
+        parts = {
+            "accuracy": [accuracy(text, question.choices, label) for text in texts],
+            "format": [form(text) for text in texts],
+        }
+        if self.listener:
+            thinks = [read(text, question.choices).think for text in texts]
+            parts["checker"] = [float(heard) for heard in self.listener.accepts(question, thinks)]
+        return parts
+
     def _texts(self, samples: Sequence[tuple[int, ...]]) -> list[str]:
         return [self.student.local.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in samples]
-
-
-def parts_of(texts: Sequence[str], choices: Sequence[str] | None, label: str) -> dict[str, list[float]]:
-    """Return the rewards of a group's texts by name, before they are weighted."""
-    return {"accuracy": [accuracy(text, choices, label) for text in texts], "format": [form(text) for text in texts]}
 
 
 def practise(job: TrainingJob) -> dict[str, Any]:

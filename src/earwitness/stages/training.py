@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from earwitness.config import Grpo, Model, Optimisation
+from earwitness.config import Grpo, Model, Optimisation, Verify
 from earwitness.launcher import in_shards
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
@@ -44,7 +44,8 @@ class TrainingJob:
     `base` is the model as shipped, `parent` the checkpoint it goes on from (None: the base). `material` holds the
     (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded. `choose` holds the labelled
     questions by which one of several candidate checkpoints is kept, answering in `answer_tokens` at most. `trackers`
-    are told every step. In `distil` the `textual_teacher` reads `descriptions`, by question id.
+    are told every step. In `distil` the `textual_teacher` reads `descriptions`, by question id; in `grpo` the `checker`
+    listens, where its verdict is rewarded.
     """
 
     stage: Literal["sft", "grpo", "distil"]
@@ -60,6 +61,7 @@ class TrainingJob:
     trackers: tuple[str, ...] = ()
     textual_teacher: Model | None = None
     descriptions: tuple[tuple[str, str], ...] = ()
+    checker: tuple[Model, Verify] | None = None
 
 
 def train(job: TrainingJob) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from earwitness.config import Model, Verify
 from earwitness.models import connected
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import fill, template
-from earwitness.records import Claim, Question, Trace, Verdict
+from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.stages.asking import OF_THE_QUESTION, failure
 from earwitness.table import Failed
 
@@ -73,6 +73,35 @@ class VerifyTraces:
         else:
             reason = NOT_HEARD + ", ".join(unheard) if unheard else ""
         return Verdict(index=trace.index, claims=claims, accepted=not reason, reason=reason, by=by)
+
+
+class Listener:
+    """The checker as it judges what a student claims in practice, where the same claims come again and again."""
+
+    def __init__(self, checker: Model, settings: Verify) -> None:
+        self.model, self.settings = connected(checker, "checker"), settings
+        self._scores: dict[tuple[Clip, str], float] = {}
+
+    def hears(self, question: Question) -> Failed | None:
+        """Return why the checker cannot hear a question's clip, None where it can."""
+        try:
+            self.model.encode(Prompt("?", question.clip))
+        except OF_THE_QUESTION as error:
+            return failure(error, question.clip)
+        return None
+
+    def accepts(self, question: Question, thinks: Sequence[str | None]) -> list[bool]:
+        """Return for each chain of thought whether all that it claims is heard, by the rules of `verify`."""
+        claims = [listed(think) for think in thinks]
+        clip = question.clip
+        new = sorted({c for cs in claims for c in cs if (clip, c) not in self._scores})
+        self._scores |= {(clip, claim): score for claim, score in score_claims(self.model, question, new).items()}
+        heard = [[self._scores[clip, c] >= self.settings.threshold for c in cs] for cs in claims]
+        silent = self.settings.accept_without_claims
+        return [
+            think is not None and all(known) and (bool(known) or silent)
+            for think, known in zip(thinks, heard, strict=True)
+        ]
 
 
 def score_claims(model: LocalModel, question: Question, claims: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""Practice that is rewarded for claiming only what the checker hears."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from earwitness.config import ConfigError, Grpo, Model, Verify
+from earwitness.driver import drive
+from earwitness.needs import roles
+from earwitness.preflight import refuse
+from earwitness.records import Clip, Question
+from earwitness.sources.clips import scene_of
+from earwitness.stages.verify import Listener, score_claims
+from earwitness.table import Failed
+from earwitness.world.questions import read_world
+from earwitness.world.scenes import SOUNDS
+from worlds import world_config
+
+CHECKER = Model(kind="world", name="checker")
+PRACTISED = {"practised": [{"stage": "grpo", "prompts": "labels", "checker_weight": 0.5}]}
+
+
+@pytest.fixture(scope="module")
+def listener():
+    return Listener(CHECKER, Verify())
+
+
+@pytest.fixture(scope="module")
+def question():
+    return read_world("world:validation", 1)[0]
+
+
+def test_what_is_claimed_must_be_heard(listener, question):
+    there = sorted(set(scene_of(question.clip).heard))
+    absent = next(s for s in SOUNDS if s not in there)
+    thinks = [f"i hear {' , '.join(there)} .", f"i hear {there[0]} , {absent} .", "so two .", None]
+    assert listener.accepts(question, thinks) == [True, False, False, False]
+    lenient = Listener(CHECKER, Verify(accept_without_claims=True))
+    assert lenient.accepts(question, thinks) == [True, False, True, False]
+    deaf = Listener(CHECKER, Verify(threshold=1.0))
+    assert listener.accepts(question, thinks[:1]) != deaf.accepts(question, thinks[:1]) or all(
+        score == 1.0 for score in score_claims(deaf.model, question, there).values()
+    )
+
+
+def test_a_claim_about_a_clip_is_judged_once(listener, question, monkeypatch):
+    asked = []
+    choose = listener.model.choose
+    monkeypatch.setattr(
+        listener.model, "choose", lambda prompts, options: asked.append(len(prompts)) or choose(prompts, options)
+    )
+    fresh = Listener(CHECKER, Verify())
+    fresh.model = listener.model
+    for _ in range(2):
+        fresh.accepts(question, ["i hear bell , dog .", "i hear dog ."])
+    assert asked == [2]
+
+
+def test_a_clip_that_the_checker_cannot_hear_is_left_out(listener, question, tmp_path):
+    lost = Question(id="lost", clip=Clip(id="lost", media=str(tmp_path / "no.wav")), text="?", choices=("a", "b"))
+    assert isinstance(listener.hears(lost), Failed)
+    assert listener.hears(question) is None
+
+
+def test_practice_shows_the_checkers_part_of_every_reward(tmp_path):
+    config = world_config(arms=PRACTISED)
+    assert "checker" in roles(config)
+    drive(config, root=tmp_path)
+    rows = [json.loads(line) for file in tmp_path.glob("small/checkpoints/*/rollouts.jsonl") for line in file.open()]
+    assert rows
+    for row in rows:
+        parts = row["parts"]
+        assert row["reward"] == pytest.approx(parts["accuracy"] + parts["format"] + 0.5 * parts["checker"])
+        assert parts["checker"] in (0.0, 1.0)
+
+
+def test_the_checker_is_no_part_of_practice_that_does_not_ask_for_it(tmp_path):
+    config = world_config(arms={"practised": [{"stage": "grpo", "prompts": "gold"}]})
+    assert "checker" not in roles(config)
+
+
+def test_a_reward_without_any_part_is_refused():
+    nothing = {"stage": "grpo", "prompts": "labels", "accuracy_weight": 0.0, "format_weight": 0.0}
+    with pytest.raises(ConfigError, match="nothing to practise for"):
+        refuse(world_config(arms={"practised": [nothing]}))
+    assert Grpo(accuracy_weight=0.0).format_weight == 1.0
