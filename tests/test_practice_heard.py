@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from earwitness.config import ConfigError, Grpo, Model, Verify
@@ -12,7 +13,7 @@ from earwitness.needs import roles
 from earwitness.preflight import refuse
 from earwitness.records import Clip, Question
 from earwitness.sources.clips import scene_of
-from earwitness.stages.verify import Listener, score_claims
+from earwitness.stages.verify import Listener, heard_as, score_claims
 from earwitness.table import Failed
 from earwitness.world.questions import read_world
 from earwitness.world.scenes import SOUNDS
@@ -41,7 +42,7 @@ def test_what_is_claimed_must_be_heard(listener, question):
     assert lenient.accepts(question, thinks) == [True, False, True, False]
     deaf = Listener(CHECKER, Verify(threshold=1.0))
     assert listener.accepts(question, thinks[:1]) != deaf.accepts(question, thinks[:1]) or all(
-        score == 1.0 for score in score_claims(deaf.model, question, there).values()
+        score == 1.0 for score in score_claims(deaf.model, heard_as(question.clip, None), there).values()
     )
 
 
@@ -86,3 +87,13 @@ def test_a_reward_without_any_part_is_refused():
     with pytest.raises(ConfigError, match="nothing to practise for"):
         refuse(world_config(arms={"practised": [nothing]}))
     assert Grpo(accuracy_weight=0.0).format_weight == 1.0
+
+
+def test_a_checker_in_noise_hears_worse_and_the_same_each_time(question):
+    there = sorted(set(scene_of(question.clip).heard))
+    think = [f"i hear {' , '.join(there)} ."]
+    assert Listener(CHECKER, Verify(noise=-30.0)).accepts(question, think) == [True]
+    clear, loud, again = (heard_as(question.clip, noise) for noise in (None, 40.0, 40.0))
+    assert clear.wave is None and np.array_equal(loud.wave, again.wave)
+    model = Listener(CHECKER, Verify()).model
+    assert min(score_claims(model, loud, there).values()) < min(score_claims(model, clear, there).values())

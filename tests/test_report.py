@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from earwitness.records import Clip, Grade, Question
+from earwitness.records import Claim, Clip, Grade, Question, Verdict
 from earwitness.report.document import stable, table_text, write
+from earwitness.report.hearing import judged, section
 from earwitness.report.tables import MOST_VALUES, Sitting, categories, claimed, comparisons, rows_and_summary
 from earwitness.report.wording import arm_names, escaped, p_value, text_table
 
@@ -18,8 +19,26 @@ META = {"version": "0.1.0", "config_sha256": "ab" * 32, "weights_sha256": "cd" *
 CHECKER = {"false_accept": 0.125, "false_reject": 0.05, "n": 80}
 STAGES = [{"name": "sample", "in": 10, "out": 9, "failed": 1}]
 TRACES = [
-    {"variant": "default", "pool": "labels", "questions": 9, "traces": 9, "label_right": 0.7, "absent_sound": None},
-    {"variant": "default", "pool": "verified", "questions": 4, "traces": 8, "label_right": 0.9, "absent_sound": 0.1},
+    {
+        "variant": "default",
+        "pool": "labels",
+        "questions": 9,
+        "traces": 9,
+        "label_right": 0.7,
+        "absent_sound": None,
+        "answers": 1.0,
+        "claim_lists": None,
+    },
+    {
+        "variant": "default",
+        "pool": "verified",
+        "questions": 4,
+        "traces": 8,
+        "label_right": 0.9,
+        "absent_sound": 0.1,
+        "answers": 1.0,
+        "claim_lists": 1.5,
+    },
 ]
 
 
@@ -178,7 +197,7 @@ def test_equal_runs_write_equal_files_with_exactly_the_agreed_keys(tmp_path: Pat
     assert json.loads((tmp_path / "one/report.json").read_text()) == report
     assert set(report) == {
         "run", "version", "config_sha256", "weights_sha256",
-        "rows", "summary", "comparisons", "causes", "gaps", "traces", "stages", "controls", "checker",
+        "rows", "summary", "comparisons", "causes", "gaps", "traces", "stages", "controls", "checker", "judged",
     }  # fmt: skip
     assert set(report["rows"][0]) == {
         "exam", "category", "mode", "variant", "arm", "seed", "n", "correct", "accuracy", "low", "high", "unparsed",
@@ -249,7 +268,7 @@ def test_no_name_can_put_markup_into_the_page(tmp_path: Path) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", page + table_text(report))
     assert not re.search(r"(?<!\\)(?:\\\\)*\[x", page) and "\n# head" not in page
     table = [line for line in page.splitlines() if line.startswith("| a\\|b")]
-    assert table and all(len(re.findall(r"(?<!\\)\|", line)) in (5, 7, 10) for line in table)
+    assert table and all(len(re.findall(r"(?<!\\)\|", line)) in (5, 7, 9, 10) for line in table)
 
 
 def test_escaping_leaves_ordinary_names_alone() -> None:
@@ -275,3 +294,21 @@ def test_floats_are_stable_and_nothing_unknown_hides_as_a_number() -> None:
 def test_numbers_are_written_as_people_write_them() -> None:
     assert [p_value(p) for p in (0.5, 0.0432, 0.00012, 9.999e-5)] == ["0.50", "0.0432", "0.0001", "< 0.0001"]
     assert text_table(["a", "n"], [["北京", "1"], ["x", "22"]]) == ["a      n", "北京   1", "x     22"]
+
+
+def test_the_checker_is_measured_on_what_the_traces_claim() -> None:
+    asked = Question(
+        id="q", clip=Clip(id="c", media="world:easy:1", sounds=("dog", "bell")), text="?", choices=("a", "b")
+    )
+    again = asked.model_copy(update={"id": "again"})
+    unknown = Question(id="u", clip=Clip(id="u", media="u.wav"), text="?", choices=("a", "b"))
+    claims = {"dog": True, "bell": False, "horn": True, "drum": False, "siren": False, "saw": False}
+    verdict = Verdict(
+        index=0, claims=tuple(Claim(text=t, score=0.5, heard=h) for t, h in claims.items()), accepted=False,
+        reason="", by="checker",
+    )  # fmt: skip
+    (row,) = judged("default", [asked, again, unknown], lambda _: [verdict, verdict])
+    assert row == {"variant": "default", "claims": 6, "false_accept": 0.25, "false_reject": 0.5}
+    assert judged("default", [unknown], lambda _: [verdict]) == []
+    page = "\n".join(section({"n": 0}, [row]))
+    assert "| default | 6 | 25.0 % | 50.0 % |" in page and "Not calibrated" in page

@@ -29,6 +29,7 @@ from earwitness.needs import chooses, controls, data_stages, sitting_of, trains
 from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice, refuse_no_truth, worker_count
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
+from earwitness.report.hearing import judged
 from earwitness.report.pools import pool_rows
 from earwitness.report.tables import Sitting
 from earwitness.run import ARMS, Run, RunError, write_json
@@ -228,6 +229,7 @@ def _stages(stories: Sequence[_Story]) -> list[dict[str, Any]]:
 
 def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str, Any]:
     traces = [row for s in stories if s.made for row in pool_rows(s.variant, s.made.questions, s.made.lessons.of)]
+    claims = [row for s in stories if s.made for row in judged(s.variant, s.made.questions, s.made.verdicts.of)]
     first = stories[0]
     calibrated = calibrate_checker(first.bench, first.made) if first.made and first.made.verdicts.table else None
     checker = rates(list(calibrated.made.values()) if calibrated else [])
@@ -241,7 +243,9 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
     }
     sittings = [sitting for s in stories for sitting in s.sittings]
     pairs = arm_pairs(config) if sittings else []
-    return write(run.path, config.name, sittings, pairs, traces, _summed(_stages(stories)), checker, meta)
+    return write(
+        run.path, config.name, sittings, pairs, traces, _summed(_stages(stories)), checker, meta, judged=claims
+    )
 
 
 def _summed(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

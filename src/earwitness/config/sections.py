@@ -127,6 +127,8 @@ class Verify(Section):
     `source` says where claims come from: the list that the teacher's prompt asks for, or an `extracted` call to the
     teacher. A claim is heard when its score reaches `threshold`. Calibration mixes a known sound into a `calibrate`
     share of the clips, `level` decibels below the clip; `bank` is a folder of sound files named by what they hold.
+    `noise` mixes white noise into all that the checker hears, so many decibels above the clip (None: none): a control,
+    for seeing what a worse checker costs.
     """
 
     unit: Literal["claims", "trace"] = "claims"
@@ -136,6 +138,7 @@ class Verify(Section):
     calibrate: float = Field(0.05, ge=0, le=1)
     level: float = 0.0
     bank: str | None = None
+    noise: float | None = None
 
 
 class Select(Section):

@@ -180,7 +180,7 @@ def calibrate_checker(bench: Workbench, made: Lessons) -> Rows[Claim] | None:
     claimed = {q.id: tuple(sorted({c.text for v in made.verdicts.of(q) for c in v.claims})) for q in questions}
     bank = bench.run.digests.of_folder(Path(settings.bank), ["*"]) if settings.bank else "world"
     identity = {
-        "calibrate": {"threshold": settings.threshold, "level": settings.level},
+        "calibrate": {"threshold": settings.threshold, "level": settings.level, "noise": settings.noise},
         "checker": checker.identity(),
         "seed": bench.config.seed,
         "bank": bank,

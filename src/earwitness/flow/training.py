@@ -154,7 +154,7 @@ def training_job(
         identity["textual_teacher"] = [teacher.identity(), bench.model_source(teacher)]
         identity["descriptions"] = [digest(descriptions), prompt_digests("described")]
     if checker is not None:
-        rules = checker[1].model_dump(include={"threshold", "accept_without_claims"})
+        rules = checker[1].model_dump(include={"threshold", "accept_without_claims", "noise"})
         identity["checker"] = [checker[0].identity(), bench.model_source(checker[0]), rules, prompt_digests("claim")]
     if settings.candidates > 1:
         labels = [(bench.question_source(q), label) for q, label in choose]

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earwitness.needs import OWN_POOLS
 from earwitness.report import plots
 from earwitness.report.causes import causes
 from earwitness.report.causes import section as causes_section
 from earwitness.report.gap import gaps
 from earwitness.report.gap import section as gaps_section
+from earwitness.report.hearing import section as checker_section
+from earwitness.report.pools import section as pools_section
 from earwitness.report.tables import (
     MOST_VALUES,
     SIGNIFICANT,
@@ -52,6 +53,7 @@ def write(
     checker: Mapping[str, Any] | None,
     meta: Mapping[str, Any],
     by_category: bool = False,
+    judged: Sequence[Cell] = (),
 ) -> dict[str, Any]:
     """Write `report.json`, `report.md` and the pictures into the folder, and return what `report.json` holds.
 
@@ -72,6 +74,7 @@ def write(
             "traces": list(traces),
             "stages": [{key: stage[key] for key in ("name", "in", "out", "failed")} for stage in stages],
             "controls": list(meta.get("controls", ())),
+            "judged": list(judged),
             "checker": dict(checker or {"false_accept": None, "false_reject": None, "n": 0}),
         }
     )
@@ -112,8 +115,12 @@ def markdown(
     lines += [f"earwitness {escaped(str(report['version']))}, {made_of}", ""]
     lines += _ladders(report, chance, names, pictures)
     lines += [*_steps(report, names), *_categories(report, names, pictures)]
-    lines += [*gaps_section(report["gaps"]), *causes_section(report["causes"]), *_lessons(report, pictures)]
-    lines += [*_checker(report["checker"]), *_stages(report["stages"]), *_reading(names, notes)]
+    lines += [*gaps_section(report["gaps"]), *causes_section(report["causes"]), *_pools(report, pictures)]
+    lines += [
+        *checker_section(report["checker"], report["judged"]),
+        *_stages(report["stages"]),
+        *_reading(names, notes),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -260,31 +267,9 @@ def _crossed(
     return [escaped(cells[0]["category"].split(":")[0]), "n", *(names[arm] for arm in arms)], rows
 
 
-def _lessons(report: Mapping[str, Any], pictures: Sequence[str]) -> list[str]:
-    if not report["traces"]:
-        return []
-    head = ["pool", "variant", "questions", "lessons", "label right", "claims an absent sound"]
-    table = []
-    for t in report["traces"]:
-        pool = escaped(t["pool"]) + (" (control)" if is_control(t["pool"], OWN_POOLS) else "")
-        numbers = [str(t["questions"]), str(t["traces"]), percent(t["label_right"]), percent(t["absent_sound"])]
-        table.append([pool, escaped(t["variant"]), *numbers])
-    measured = "Measured against the truth where it is known; nothing was chosen by it."
-    picture = _picture(pictures, "pools.png", "what the pools hold")
-    return ["## The pools of lessons", "", measured, "", *markdown_table(head, table), "", *picture]
-
-
-def _checker(checker: Mapping[str, Any]) -> list[str]:
-    if not checker["n"]:
-        return ["## The checker", "", "Not calibrated in this run.", ""]
-    return [
-        "## The checker",
-        "",
-        f"A known sound was mixed into {checker['n']} clips, as loud as `verify.level` says: asked about it, the "
-        f"checker missed {percent(checker['false_reject'])}. Asked about a sound that is foreign to the clip, it heard "
-        f"{percent(checker['false_accept'])}.",
-        "",
-    ]
+def _pools(report: Mapping[str, Any], pictures: Sequence[str]) -> list[str]:
+    lines = pools_section(report["traces"])
+    return [*lines, *_picture(pictures, "pools.png", "what the pools hold")] if lines else []
 
 
 def _stages(stages: Sequence[Cell]) -> list[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from earwitness.answers import same
 from earwitness.claims import listed
 from earwitness.needs import OWN_POOLS
 from earwitness.records import Lesson, Pool, Question
+from earwitness.report.wording import escaped, is_control, markdown_table, percent
 
 
 def pool_rows(
     variant: str, questions: Sequence[Question], lessons_of: Callable[[Question], Sequence[Lesson]]
 ) -> list[dict[str, Any]]:
     """Return, per pool, its questions and traces, the share of right labels, and of traces with an absent sound.
+
+    `answers` and `claim_lists` are how many different ones there are to a question, on average: how much traces vary.
 
     Shares are None where the truth is not known. Used for measuring only: nothing is chosen by it. The bare answers of
     the data are left out, and so are reasoning of the data's own and the teacher's pools where there is none at all.
@@ -41,7 +44,30 @@ def _row(
         "traces": len(members),
         "label_right": _share(right),
         "absent_sound": _share(absent),
+        "answers": _distinct([(q.id, lesson.answer) for q, lesson in members]),
+        "claim_lists": _distinct([(q.id, listed(lesson.think)) for q, lesson in members if lesson.think is not None]),
     }
+
+
+def _distinct(found: Sequence[tuple[str, object]]) -> float | None:
+    """Return how many different things there are to a question, on average."""
+    return len(set(found)) / len({name for name, _ in found}) if found else None
+
+
+def section(traces: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the report's section about the pools, without its picture."""
+    if not traces:
+        return []
+    head = ["pool", "variant", "questions", "lessons", "label right", "claims an absent sound"]
+    head += ["answers a question", "lists of sounds a question"]
+    table = []
+    for t in traces:
+        pool = escaped(t["pool"]) + (" (control)" if is_control(t["pool"], OWN_POOLS) else "")
+        numbers = [str(t["questions"]), str(t["traces"]), percent(t["label_right"]), percent(t["absent_sound"])]
+        several = ["\u2013" if t[key] is None else f"{t[key]:.2f}" for key in ("answers", "claim_lists")]
+        table.append([pool, escaped(t["variant"]), *numbers, *several])
+    measured = "Measured against the truth where it is known; nothing was chosen by it."
+    return ["## The pools of lessons", "", measured, "", *markdown_table(head, table), ""]
 
 
 def _share(values: list[bool]) -> float | None:

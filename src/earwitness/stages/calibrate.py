@@ -22,7 +22,7 @@ from earwitness.records import Claim, Question
 from earwitness.sources.bank import open_bank
 from earwitness.sources.clips import load_sound
 from earwitness.stages.asking import OF_THE_QUESTION, failure
-from earwitness.stages.verify import yes_scores
+from earwitness.stages.verify import noisy, yes_scores
 from earwitness.table import Failed
 
 MIXED, FOREIGN = 0, 1  # the places of the two claims in a row
@@ -51,6 +51,8 @@ class CalibrateChecker:
         mixed, foreign = rng.permutation(names)[:2].tolist()
         try:
             wave = mix(load_sound(question.clip), bank.sound(mixed, rng), self.settings.level, rng)
+            if self.settings.noise is not None:
+                wave = noisy(wave, self.settings.noise, question.clip.id)
             text = template(model.manner, "claim")
             prompts = [Prompt(fill(text, claim=name), question.clip, wave=wave) for name in (mixed, foreign)]
             scores = yes_scores(model, prompts)

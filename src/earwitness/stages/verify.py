@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from earwitness.claims import listed
 from earwitness.config import Model, Verify
+from earwitness.learn.noise import generator
 from earwitness.models import connected
 from earwitness.models.local import LocalModel, Prompt
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
+from earwitness.sources.clips import load_sound
 from earwitness.stages.asking import OF_THE_QUESTION, failure
 from earwitness.table import Failed
 
@@ -36,11 +41,12 @@ class VerifyTraces:
 
     def _judge(self, model: LocalModel, question: Question, traces: list[Trace]) -> list[Verdict] | Failed:
         try:
-            model.encode(Prompt("?", question.clip))  # a clip that cannot be heard fails, whatever is claimed of it
+            sound = heard_as(question.clip, self.settings.noise)
+            model.encode(replace(sound, text="?"))  # a clip that cannot be heard fails, whatever is claimed of it
             if self.settings.unit == "trace":
-                return [self._whole(model, question, trace) for trace in traces]
+                return [self._whole(model, sound, trace) for trace in traces]
             claims = [self._claims(question, trace) for trace in traces]
-            scores = score_claims(model, question, sorted({c for cs in claims for c in cs}))
+            scores = score_claims(model, sound, sorted({c for cs in claims for c in cs}))
         except OF_THE_QUESTION as error:
             return failure(error, question.clip)
         return [self._verdict(trace, cs, scores, model.name) for trace, cs in zip(traces, claims, strict=True)]
@@ -53,10 +59,10 @@ class VerifyTraces:
         key = ("extract", question.id, trace.index)
         return listed(teller.sample([prompt], 1, 0.0, 128, [key])[0][0].text)
 
-    def _whole(self, model: LocalModel, question: Question, trace: Trace) -> Verdict:
+    def _whole(self, model: LocalModel, sound: Prompt, trace: Trace) -> Verdict:
         if trace.think is None:
             return Verdict(index=trace.index, claims=(), accepted=False, reason=NO_THINKING, by=model.name)
-        prompt = Prompt(fill(template(model.manner, "trace"), trace=trace.think), question.clip)
+        prompt = replace(sound, text=fill(template(model.manner, "trace"), trace=trace.think))
         score = yes_scores(model, [prompt])[0]
         heard = score >= self.settings.threshold
         claim = Claim(text="the whole trace", score=score, heard=heard)
@@ -85,7 +91,7 @@ class Listener:
     def hears(self, question: Question) -> Failed | None:
         """Return why the checker cannot hear a question's clip, None where it can."""
         try:
-            self.model.encode(Prompt("?", question.clip))
+            self.model.encode(replace(self._sound(question), text="?"))
         except OF_THE_QUESTION as error:
             return failure(error, question.clip)
         return None
@@ -95,7 +101,8 @@ class Listener:
         claims = [listed(think) for think in thinks]
         clip = question.clip
         new = sorted({c for cs in claims for c in cs if (clip, c) not in self._scores})
-        self._scores |= {(clip, claim): score for claim, score in score_claims(self.model, question, new).items()}
+        found = score_claims(self.model, self._sound(question), new) if new else {}
+        self._scores |= {(clip, claim): score for claim, score in found.items()}
         heard = [[self._scores[clip, c] >= self.settings.threshold for c in cs] for cs in claims]
         silent = self.settings.accept_without_claims
         return [
@@ -103,11 +110,28 @@ class Listener:
             for think, known in zip(thinks, heard, strict=True)
         ]
 
+    def _sound(self, question: Question) -> Prompt:
+        return heard_as(question.clip, self.settings.noise)
 
-def score_claims(model: LocalModel, question: Question, claims: Sequence[str]) -> dict[str, float]:
-    """Return the checker's score of each claim about a question's clip."""
+
+def heard_as(clip: Clip, noise: float | None) -> Prompt:
+    """Return a prompt, still without words, of what a checker hears of a clip: itself, or as much noise above it."""
+    if noise is None:
+        return Prompt("", clip)
+    return Prompt("", clip, wave=noisy(load_sound(clip), noise, clip.id))
+
+
+def noisy(wave: NDArray[np.float32], level: float, key: str) -> NDArray[np.float32]:
+    """Add white noise to a waveform, `level` decibels above its root mean square: the same for the same key."""
+    loudness = float(np.sqrt((wave**2).mean())) * 10 ** (level / 20)
+    drawn = generator("noise", key).standard_normal(len(wave))
+    return np.clip(wave + loudness * drawn, -1, 1).astype(np.float32)
+
+
+def score_claims(model: LocalModel, sound: Prompt, claims: Sequence[str]) -> dict[str, float]:
+    """Return the checker's score of each claim about what it hears."""
     text = template(model.manner, "claim")
-    prompts = [Prompt(fill(text, claim=claim), question.clip) for claim in claims]
+    prompts = [replace(sound, text=fill(text, claim=claim)) for claim in claims]
     return dict(zip(claims, yes_scores(model, prompts), strict=True))
 
 
