@@ -151,6 +151,22 @@ def test_a_teacher_whose_signals_are_no_numbers_is_told_by_its_layer(tiny_studen
         objective.terms(student.local.model, batch, batch.counts())
 
 
+def test_a_teacher_whose_head_is_no_number_is_told(tiny_student, reader, tmp_path):
+    student, objective = opened(job(tiny_student, reader, tmp_path))
+    objective.reader.teacher.model.lm_head.weight.data[3, 0] = torch.nan
+    batch = objective.prepare(student.local.model, material(), 0)
+    with pytest.raises(TeacherError, match="signals are not numbers"):
+        objective.terms(student.local.model, batch, batch.counts())
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_parent_hears_in_the_same_precision(tiny_student, tmp_path, tuning):
+    alone = {"text_weight": 0.0, "layer_weight": 0.0, "sft_weight": 0.0, "acoustic_weight": 1.0}
+    train(job(tiny_student, None, tmp_path, steps=1, precision="bfloat16", tuning=tuning, **alone))
+    (first, *_) = log_of(tmp_path)
+    assert abs(first["acoustic_kd"]) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

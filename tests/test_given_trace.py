@@ -38,14 +38,50 @@ def test_a_trace_moves_the_answer_of_a_student_who_would_guess():
 
 
 def test_the_teacher_answers_an_exam_once_for_itself_and_for_those_it_helps(tmp_path):
-    config = world_config(arms=HELPED, exams={"names": ["world"], "limit": 4})
-    assert roles(config) == ["student", "teacher"] or set(roles(config)) == {"student", "teacher"}
+    config = world_config(arms=HELPED, exams={"names": ["world"], "both_ways": ["world"], "limit": 4})
+    assert set(roles(config)) == {"student", "teacher"}
     report = drive(config, root=tmp_path).report
-    assert {row["mode"] for row in report["rows"] if row["arm"] == "helped"} == {"given-trace"}
-    tables = list(tmp_path.glob("small/answer-*/rows.jsonl"))
-    assert len(tables) == 3, "the teacher's own sitting serves both"
-    rows = [json.loads(line) for table in tables for line in table.open()]
-    assert all(row["out"] for row in rows)
+    modes = {arm: {row["mode"] for row in report["rows"] if row["arm"] == arm} for arm in HELPED}
+    assert modes == {
+        "teacher": {"direct", "think"},
+        "helped": {"direct", "think", "given-trace"},
+        "plain": {"direct", "think", "plain"},
+    }  # fmt: skip
+    settings = [json.loads(file.read_text()) for file in tmp_path.glob("small/answer-*/settings.json")]
+    assert sorted((s["answer"]["examinee"], s["answer"]["prompt"]) for s in settings) == [
+        ("student", "direct"), ("student", "given-trace"), ("student", "think"),
+        ("teacher", "direct"), ("teacher", "plain"), ("teacher", "think"),
+    ]  # fmt: skip
+    assert all(row["hallucinated"] is None for row in report["rows"] if row["mode"] == "plain")
+
+
+def test_each_student_is_told_of_its_own_question(tmp_path, monkeypatch):
+    given = {}
+    prompt = AnswerQuestions._prompt
+
+    def spy(self, model, question, told):
+        if told is not None:
+            given[question.id] = told
+        return prompt(self, model, question, told)
+
+    monkeypatch.setattr(AnswerQuestions, "_prompt", spy)
+    drive(world_config(arms={"helped": HELPED["helped"]}, exams={"names": ["world"], "limit": 4}), root=tmp_path)
+    (teacher,) = (
+        rows
+        for rows in tmp_path.glob("small/answer-*/rows.jsonl")
+        if json.loads((rows.parent / "settings.json").read_text())["answer"]["examinee"] == "teacher"
+    )
+    thoughts = {row["id"]: row["out"][0]["think"] for row in map(json.loads, teacher.open())}
+    assert given == thoughts and len(given) == 4
+
+
+def test_a_teacher_that_did_not_reason_fails_the_question(tmp_path):
+    arms = {"helped": HELPED["helped"]}
+    config = world_config(arms=arms, exams={"names": ["world"], "limit": 2}, answer={"max_tokens": 1})
+    report = drive(config, root=tmp_path).report
+    assert [row["unparsed"] for row in report["rows"] if row["category"] == "all"] == [2]
+    rows = [json.loads(line) for table in tmp_path.glob("small/answer-*/rows.jsonl") for line in table.open()]
+    assert sum("without reasoning" in (row.get("error") or "") for row in rows) == 2
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,9 @@ def test_a_textual_teacher_takes_memory_where_it_is_asked(folder):
     assert nothing.total == alone.total
     assert need(acoustic_weight=1e-3, text_weight=0, layer_weight=0).reference == 4 * size, "the parent is a copy"
     assert need(tuning="lora").reference == 0, "under LoRA the parent is the adapter switched off"
-    assert need(match="distribution").teacher == 2 * 1000
-    assert need(match="distribution", signals="ahead", top_k=4).teacher == 0, "it is let go before training"
-    assert need(layers="1 in 2").teacher == 2 * 1000 + 16 * 2 * 256 * 256
+    assert need(match="distribution").company == 2 * 1000
+    assert need(match="distribution", signals="ahead", top_k=4).company == 0, "it is let go before training"
+    assert need(layers="1 in 2").company == 2 * 1000 + 16 * 2 * 256 * 256
     assert need().activations > need(layers="1 in 2").activations > need(layer_weight=0).activations
 
 

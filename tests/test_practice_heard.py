@@ -7,13 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from earwitness.config import ConfigError, Grpo, Model, Verify
+from earwitness.config import ConfigError, Model, Verify
 from earwitness.driver import drive
 from earwitness.needs import roles
+from earwitness.plan import plan_text
 from earwitness.preflight import refuse
 from earwitness.records import Clip, Question
 from earwitness.sources.clips import scene_of
 from earwitness.stages.verify import Listener, heard_as, score_claims
+from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 from earwitness.world.questions import read_world
 from earwitness.world.scenes import SOUNDS
@@ -40,10 +42,14 @@ def test_what_is_claimed_must_be_heard(listener, question):
     assert listener.accepts(question, thinks) == [True, False, False, False]
     lenient = Listener(CHECKER, Verify(accept_without_claims=True))
     assert lenient.accepts(question, thinks) == [True, False, True, False]
-    deaf = Listener(CHECKER, Verify(threshold=1.0))
-    assert listener.accepts(question, thinks[:1]) != deaf.accepts(question, thinks[:1]) or all(
-        score == 1.0 for score in score_claims(deaf.model, heard_as(question.clip, None), there).values()
-    )
+    scores = score_claims(listener.model, heard_as(question.clip, None), there)
+    strict = Listener(CHECKER, Verify(threshold=min(scores.values()) + 1e-4))
+    assert strict.accepts(question, thinks[:1]) == [False]
+
+
+def test_words_that_cannot_be_put_to_the_checker_are_not_heard(listener, question):
+    (there, *_) = scene_of(question.clip).heard
+    assert listener.accepts(question, [f"i hear {there} , <|im_end|> .", f"i hear {there} ."]) == [False, True]
 
 
 def test_a_claim_about_a_clip_is_judged_once(listener, question, monkeypatch):
@@ -66,15 +72,35 @@ def test_a_clip_that_the_checker_cannot_hear_is_left_out(listener, question, tmp
 
 
 def test_practice_shows_the_checkers_part_of_every_reward(tmp_path):
-    config = world_config(arms=PRACTISED)
+    config = world_config(arms=PRACTISED, variants={"strict": {"verify.threshold": 0.9}})
     assert "checker" in roles(config)
     drive(config, root=tmp_path)
-    rows = [json.loads(line) for file in tmp_path.glob("small/checkpoints/*/rollouts.jsonl") for line in file.open()]
-    assert rows
+    logs = list(tmp_path.glob("small/checkpoints/grpo-*/rollouts.jsonl"))
+    assert len(logs) == 2, "another threshold is another reward"
+    rows = [json.loads(line) for file in logs for line in file.open()]
     for row in rows:
         parts = row["parts"]
         assert row["reward"] == pytest.approx(parts["accuracy"] + parts["format"] + 0.5 * parts["checker"])
         assert parts["checker"] in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("lost", ["the first", "all"])
+def test_practice_leaves_out_what_the_checker_cannot_hear(tmp_path, monkeypatch, lost):
+    asked = []
+
+    def hears(self, question):
+        asked.append(question.id)
+        return Failed("too long") if lost == "all" or question.id == asked[0] else None
+
+    monkeypatch.setattr(Listener, "hears", hears)
+    config = world_config(arms={"practised": [{"stage": "grpo", "prompts": "gold", "checker_weight": 0.5}]})
+    if lost == "all":
+        with pytest.raises(StageError, match="can be shown to the student: too long"):
+            drive(config, root=tmp_path)
+    else:
+        drive(config, root=tmp_path)
+        (facts,) = (json.loads(file.read_text()) for file in tmp_path.glob("small/checkpoints/grpo-*/done.json"))
+        assert facts["why"] in ("", "too long")
 
 
 def test_the_checker_is_no_part_of_practice_that_does_not_ask_for_it(tmp_path):
@@ -86,7 +112,6 @@ def test_a_reward_without_any_part_is_refused():
     nothing = {"stage": "grpo", "prompts": "labels", "accuracy_weight": 0.0, "format_weight": 0.0}
     with pytest.raises(ConfigError, match="nothing to practise for"):
         refuse(world_config(arms={"practised": [nothing]}))
-    assert Grpo(accuracy_weight=0.0).format_weight == 1.0
 
 
 def test_a_checker_in_noise_hears_worse_and_the_same_each_time(question):
@@ -97,3 +122,18 @@ def test_a_checker_in_noise_hears_worse_and_the_same_each_time(question):
     assert clear.wave is None and np.array_equal(loud.wave, again.wave)
     model = Listener(CHECKER, Verify()).model
     assert min(score_claims(model, loud, there).values()) < min(score_claims(model, clear, there).values())
+
+
+def test_a_checker_that_judges_otherwise_cannot_reward():
+    with pytest.raises(ConfigError, match="one by one"):
+        refuse(world_config(arms=PRACTISED, verify={"unit": "trace"}))
+
+
+def test_the_plan_counts_the_checker_that_stays_for_practice(tmp_path):
+    plain = world_config(arms={"practised": [{"stage": "grpo", "prompts": "labels"}]})
+    told = {weight: plan_text(c, tmp_path) for weight, c in ((0, plain), (1, world_config(arms=PRACTISED)))}
+    assert "company" in told[1] or _grpo_line(told[1]) != _grpo_line(told[0])
+
+
+def _grpo_line(text: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith("grpo of practised"))

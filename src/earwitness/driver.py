@@ -205,7 +205,7 @@ def _labels(bench: Workbench, questions: list[Question]) -> Labelled:
 
 def _list_arms(story: _Story, ends: Ends) -> None:
     """Write which model stands behind each arm, so that `listen` and people find it: `ARM`, and `ARM, seed N` for all
-    seeds but the first. Arms that are no student's are left out.
+    seeds but the first. Arms that are no student's, or whose student is told more than the question, are left out.
 
     A checkpoint's place is written relative to the run, which may be moved.
     """
@@ -214,12 +214,18 @@ def _list_arms(story: _Story, ends: Ends) -> None:
     bench, first = story.bench, story.bench.config.train.seeds[0]
     arms = {}
     for (arm, seed), end in ends.items():
-        if sitting_of(bench.config, bench.config.arms[arm]).examinee != "student":
+        if not _listens(bench.config, arm):
             continue
         place = end.model_copy(update={"path": os.path.relpath(end.path, bench.run.path)}) if end else None
         name = arm if seed in (None, first) else f"{arm}, seed {seed}"
         arms[name] = student_spec(bench.model("student"), place).model_dump(mode="json")
     write_json(bench.run.path / ARMS, arms)
+
+
+def _listens(config: RunConfig, arm: str) -> bool:
+    """Whether an arm's student answers by what it hears alone."""
+    sitting = sitting_of(config, config.arms[arm])
+    return (sitting.examinee, sitting.sees) == ("student", "clip") and sitting.prompt != "given-trace"
 
 
 def _stages(stories: Sequence[_Story]) -> list[dict[str, Any]]:
@@ -240,6 +246,7 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
         "weights_sha256": digest(local, 64),
         "controls": list(dict.fromkeys(arm for s in stories for arm in controls(s.bench.config))),
         "readers": [arm for arm in config.arms if sitting_of(config, config.arms[arm]).examinee == "textual_teacher"],
+        "helped": [arm for arm in config.arms if not _listens(config, arm)],
     }
     sittings = [sitting for s in stories for sitting in s.sittings]
     pairs = arm_pairs(config) if sittings else []

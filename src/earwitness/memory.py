@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of one process, by what they are for."""
+    """Bytes of one process, by what they are for: `company` are models beside the student, teacher or checker."""
 
     weights: float
     reference: float
@@ -42,12 +42,12 @@ class Need:
     optimizer: float
     activations: float
     cache: float
-    teacher: float = 0.0
+    company: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it: the cache of sampling is gone when activations are kept, so the larger of the two counts."""
-        fixed = self.weights + self.reference + self.gradients + self.optimizer + self.teacher
+        fixed = self.weights + self.reference + self.gradients + self.optimizer + self.company
         return fixed + max(self.activations, self.cache)
 
     def told(self) -> str:
@@ -180,7 +180,7 @@ def distilling_need(
     return replace(
         need,
         activations=need.activations + 4.0 * rows * states,
-        teacher=(size * float(number) if settings.reads and settings.signals == "live" else 0.0) + 16.0 * maps,
+        company=(size * float(number) if settings.reads and settings.signals == "live" else 0.0) + 16.0 * maps,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from earwitness.config import Answer, Distil, Model, Optimisation, RunConfig
+from earwitness.config import Answer, Distil, Grpo, Model, Optimisation, RunConfig
 from earwitness.memory import (
     GIB,
     Need,
@@ -18,7 +19,7 @@ from earwitness.memory import (
     shape,
     training_need,
 )
-from earwitness.needs import chooses, data_stages, sittings
+from earwitness.needs import chooses, data_stages, sitting_of, sittings, trains
 from earwitness.preflight import (
     Asked,
     has_gpu,
@@ -72,7 +73,7 @@ def _data(config: RunConfig, asked: Asked, done: dict[str, int]) -> list[str]:
     if "sample" in data_stages(config):
         lines += [_line("sample", calls + _rows(done, "sample")), _line("verify", heard + _rows(done, "verify"))]
     else:
-        lines.append(_line("lessons", "the data's own (a control): no teacher is asked, no checker listens"))
+        lines.append(_line("lessons", "the data's own (a control): no teacher is asked for any"))
     if chooses(config):
         labels = "by the data's own answers"
         if config.questions.choose_by == "teacher":
@@ -117,13 +118,25 @@ def _training(config: RunConfig) -> list[str]:
 
 
 def _exams(config: RunConfig, asked: Asked) -> list[str]:
-    sittings = sum(
-        len(config.train.seeds) if any(s.stage != "answer" for s in steps) else 1 for steps in config.arms.values()
-    )
+    helped = any(sitting.prompt == "given-trace" for sitting in sittings(config))
     return [
-        _line(f"exam {name}", f"{len(questions)} questions{_missing(questions)} x {sittings} sittings")
+        _line(
+            f"exam {name}",
+            f"{len(questions)} questions{_missing(questions)} x {_sittings(config, name)} sittings"
+            + (f", and {len(questions)} calls to the teacher, whose reasoning is handed over" if helped else ""),
+        )
         for name, questions in asked.exams.items()
     ]
+
+
+def _sittings(config: RunConfig, exam: str) -> int:
+    """Return how often an exam is sat: by every arm, of every seed where it trains, both ways where asked so."""
+    modes = 2 if exam in config.exams.both_ways else 1
+    return sum(
+        (modes + (modes > 1 and sitting_of(config, steps).prompt in ("plain", "given-trace")))
+        * (len(config.train.seeds) if trains(steps) else 1)
+        for steps in config.arms.values()
+    )
 
 
 def _memory(config: RunConfig) -> list[str]:
@@ -174,11 +187,15 @@ def _needs(config: RunConfig) -> Iterator[tuple[str, Model, Need | None]]:
         for name, settings in _steps(config).items() if role == "student" else ():
             wide, lesson = _wide(settings.precision), config.sample.max_tokens
             need = training_need(size, sizes, settings, lesson, wide, config.train.processes)
-            yield name, spec, _with_teacher(config, settings, need, sizes, lesson)
+            yield name, spec, _in_company(config, settings, need, sizes, lesson)
 
 
-def _with_teacher(config: RunConfig, settings: Optimisation, need: Need, sizes: Shape, lesson: int) -> Need | None:
-    """Return a training step's need with its textual teacher's part, None where that one's size is not known."""
+def _in_company(config: RunConfig, settings: Optimisation, need: Need, sizes: Shape, lesson: int) -> Need | None:
+    """Return a training step's need with its teacher's or checker's part, None where that one's size is not known."""
+    if isinstance(settings, Grpo) and settings.checker_weight:
+        checker = config.model("checker")
+        held = parameters(checker)
+        return None if held is None else replace(need, company=held * (4.0 if _wide(checker.dtype) else 2.0))
     if not isinstance(settings, Distil) or not settings.reads:
         return need
     teacher = config.model("textual_teacher")
@@ -202,6 +219,7 @@ def _steps(config: RunConfig) -> dict[str, Optimisation]:
 
 def _alike(a: Optimisation, b: Optimisation) -> bool:
     sizes = ["tuning", "batch", "micro_batch", "lora_rank", "precision", "activation_checkpointing"]
+    sizes += ["checker_weight"] if isinstance(a, Grpo) else []
     if isinstance(a, Distil):
         sizes += ["layers", "match", "acoustic_layers", "signals", "reads", "layer_weight", "acoustic_weight"]
     return type(a) is type(b) and all(getattr(a, name) == getattr(b, name) for name in sizes)

@@ -203,9 +203,12 @@ def _refuse_launcher(launcher: Launcher, config: RunConfig) -> None:
         )
     if not launcher.around and gpus and processes > gpus:
         raise ConfigError(f"train.processes is {processes}, and this machine has {gpus} GPUs: one process each")
-    device = config.model("student").device
-    if ":" in device:
-        raise ConfigError(f"models.student.device is {device}: {processes} processes take a GPU each; leave it at auto")
+    for role in ("student", "textual_teacher", "checker"):
+        device = config.models[role].device if role in config.models else "auto"
+        if ":" in device:
+            raise ConfigError(
+                f"models.{role}.device is {device}: {processes} processes take a GPU each; leave it at auto"
+            )
 
 
 def _refuse_together(where: str, settings: Optimisation, launcher: Launcher, processes: int) -> None:
@@ -264,6 +267,13 @@ def _refuse_steps(config: RunConfig, arm: str, steps: Sequence[Step]) -> None:
             settings.accuracy_weight or settings.format_weight or settings.checker_weight
         ):
             raise ConfigError(f"{where}: every weight of the reward is 0: there is nothing to practise for")
+        if isinstance(settings, Grpo) and settings.checker_weight:
+            verify = config.verify
+            if (verify.unit, verify.source) != ("claims", "listed"):
+                raise ConfigError(
+                    f"{where}: checker_weight rewards the sounds that a sample lists, one by one: leave verify.unit at "
+                    "claims and verify.source at listed"
+                )
         if isinstance(settings, Answer) and settings.examinee != "student" and number > 1:
             raise ConfigError(
                 f"{where}: the {settings.examinee} answers here, so the training before it would be for nothing"

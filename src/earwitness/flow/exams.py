@@ -12,7 +12,7 @@ from earwitness.stages.answer import AnswerQuestions
 from earwitness.stages.grade import grade
 from earwitness.stages.student import student_spec
 from earwitness.stages.workbench import Rows, Workbench
-from earwitness.table import Made
+from earwitness.table import Failed, Made
 
 
 def sit_exam(
@@ -27,14 +27,11 @@ def sit_exam(
 
     Returns the grades of each mode that it is asked in: one, or both where the exam is asked both ways.
     """
-    if exam in bench.config.exams.both_ways:
-        prompts: tuple[PromptName, ...] = ("direct", "think")
-    else:
-        steps = bench.config.arms[arm]
-        settings = sitting_of(bench.config, steps)
-        prompts = (
-            settings.prompt or ("think" if _thinks(bench, steps) or settings.examinee != "student" else "direct"),
-        )
+    steps = bench.config.arms[arm]
+    settings = sitting_of(bench.config, steps)
+    own = settings.prompt or ("think" if _thinks(bench, steps) or settings.examinee != "student" else "direct")
+    both: tuple[PromptName, ...] = ("direct", "think") if exam in bench.config.exams.both_ways else ()
+    prompts = dict.fromkeys((*both, own))
     return [(prompt, _sit(bench, questions, arm, checkpoint, exam, seed, prompt)) for prompt in prompts]
 
 
@@ -54,7 +51,7 @@ def _sit(
     replies = _replies(bench, questions, exam, settings, prompt, checkpoint, shown)
 
     def graded(block: list[Question]) -> list[Made]:
-        return [[grade(q, next(iter(replies.of(q)), None))] for q in block]
+        return [[grade(q, next(iter(replies.of(q)), None), lists=prompt != "plain")] for q in block]
 
     def content(question: Question) -> Sequence[str]:
         return bench.question_source(question), replies.sources[question.id]
@@ -78,8 +75,10 @@ def _replies(
     beside = () if told is None else ("described",) if settings.sees != "clip" else ("given-trace", "direct")
     if settings.sees != "clip":
         examinee = examinee.model_copy(update={"long_clips": "refuse"})  # of no concern to one who reads
+    watches = role == "teacher" and settings.sees == "clip"
     identity = {
-        "answer": settings.identity(),
+        "answer": settings.identity() | {"prompt": prompt},
+        **({"frames": bench.config.sample.frames} if watches else {}),
         "examinee": checkpoint.key if checkpoint else examinee.identity(),
         "exam": exam,
         "prompts": prompt_digests(prompt, "audio", *beside),
@@ -93,7 +92,7 @@ def _replies(
         bench.content,
         AnswerQuestions(examinee, role, prompt, settings, bench.config.seed, bench.config.sample.frames),
         Reply,
-        attach=lambda q: (q, _words(told.of(q)[0]) if told else None),
+        attach=lambda q: _with_words(q, told.of(q)[0]) if told else (q, None),
         parents=[told] if told else [],
         models={role: examinee},
         shown=shown,
@@ -109,13 +108,14 @@ def _told(
         return describe_clips(bench, questions, source, f"describe ({exam})")
     if prompt != "given-trace":
         return None
-    watching = bench.config.settings(Step(stage="answer", settings={"examinee": "teacher"}))
+    watching = bench.config.settings(Step(stage="answer", settings={"examinee": "teacher", "sees": "clip"}))
     assert isinstance(watching, Answer)
     return _replies(bench, questions, exam, watching, "think", None, f"answer (the teacher, {exam})")
 
 
-def _words(told: Description | Reply) -> str:
-    return told.text if isinstance(told, Description) else told.think or told.raw
+def _with_words(question: Question, told: Description | Reply) -> tuple[Question, str] | Failed:
+    words = told.text if isinstance(told, Description) else told.think
+    return (question, words) if words else Failed("the teacher answered without reasoning that could be handed over")
 
 
 def _thinks(bench: Workbench, steps: tuple[Step, ...]) -> bool:

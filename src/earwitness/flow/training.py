@@ -190,7 +190,10 @@ def described(bench: Workbench, made: Lessons, pairs: Material) -> tuple[Materia
     kept = tuple(pair for pair in pairs if pair[0].id in told)
     if not kept:
         first, why = next(iter(made.descriptions.failed.items()))
-        raise StageError(f"none of the {len(pairs)} lessons has a description, first {first}: {why}")
+        raise StageError(
+            f"none of the {len(pairs)} lessons has a description, first {first}: {why}. Name another describer, or let "
+            "describe.source take what the data carries (caption, field)"
+        )
     if len(kept) < len(pairs):
         bench.note(f"{len(pairs) - len(kept)} of {len(pairs)} lessons have no description: distil leaves them out")
     return kept, tuple(told.items())

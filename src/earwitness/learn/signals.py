@@ -24,11 +24,18 @@ Packing = Callable[[Sequence[int]], Packed]
 
 
 def make_ahead(
-    folder: Path, teacher: Any, lessons: int, packing: Packing, reading: Reading, share: tuple[int, int] = (0, 1)
+    folder: Path,
+    teacher: Any,
+    lessons: int,
+    packing: Packing,
+    reading: Reading,
+    share: tuple[int, int] = (0, 1),
+    together: int = SHARD,
 ) -> None:
     """Write the shards that are missing: of every `share[1]` those that are this process's, number `share[0]`.
 
-    The k likeliest tokens are kept of every distribution, so `reading.top_k` must be above 0.
+    `together` lessons are read in one forward pass. The k likeliest tokens are kept of every distribution, so
+    `reading.top_k` must be above 0.
     """
     from safetensors.torch import save_file
 
@@ -38,8 +45,11 @@ def make_ahead(
         if shard % share[1] != share[0] or file.exists():
             continue
         numbers = range(start, min(start + SHARD, lessons))
-        batch = packing(numbers)
-        tensors = _kept(listen_to(teacher, batch, reading), batch, len(reading.layers), numbers)
+        tensors: dict[str, Tensor] = {}
+        for first in range(0, len(numbers), together):
+            some = numbers[first : first + together]
+            batch = packing(some)
+            tensors |= _kept(listen_to(teacher, batch, reading), batch, len(reading.layers), some)
         partial = file.with_suffix(".partial")
         save_file(tensors, partial)
         partial.rename(file)

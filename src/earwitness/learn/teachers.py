@@ -60,15 +60,19 @@ def listen_to(teacher: Any, batch: Packed, reading: Reading) -> Signals:
     with tapped(teacher, reading.layers, [prediction_places(batch)]) as (states,):
         last = hidden_states(teacher, batch)[batch.row, batch.source]
     for number, found in zip((*reading.layers, "top"), (*states, last), strict=True):
-        if not torch.isfinite(found).all():
-            raise TeacherError(
-                f'the textual teacher\'s signals are not numbers (layer {number}): load it with dtype = "float32" or '
-                '"bfloat16", and check its files'
-            )
+        _refuse_no_numbers(found, f"layer {number}")
     top = _read_by(head, last, reading)
     if reading.match == "representation":
         return Signals(top, states=states)
     return Signals(top, below=_read_by(head, text.norm(torch.cat(states)), reading) if states else None)
+
+
+def _refuse_no_numbers(found: Tensor, where: str) -> None:
+    if not torch.isfinite(found).all():
+        raise TeacherError(
+            f'the textual teacher\'s signals are not numbers ({where}): load it with dtype = "float32" or "bfloat16", '
+            "and check its files"
+        )
 
 
 def _read_by(head: Any, states: Tensor, reading: Reading) -> Targets:
@@ -88,8 +92,9 @@ def _read_by(head: Any, states: Tensor, reading: Reading) -> Targets:
 
 
 def target_of(logits: Tensor, reading: Reading) -> Target:
-    """Return the target that a teacher's (n, V_T) logits are, over the student's tokens."""
+    """Return the target that a teacher's (n, V_T) logits are, over the student's tokens. Raises TeacherError."""
     logprobs = (logits if reading.softness == 1 else logits / reading.softness).log_softmax(-1)
+    _refuse_no_numbers(logprobs.amax(-1), "its distributions")
     shared = reading.shared
     if shared is None:
         return Target.likeliest(logprobs, reading.top_k) if reading.top_k else Target(logprobs)

@@ -58,8 +58,8 @@ def write(
     """Write `report.json`, `report.md` and the pictures into the folder, and return what `report.json` holds.
 
     `pairs` are the steps (from, to) to be tested; `meta` holds `version`, `config_sha256`, `weights_sha256`, and the
-    arms that are `controls` and `readers`. What `stages` count as `in_part` is told in a note. Equal runs write equal
-    files: floats keep six significant digits and nothing tells the time.
+    arms that are `controls`, `readers` and `helped`. What `stages` count as `in_part` is told in a note. Equal runs
+    write equal files: floats keep six significant digits and nothing tells the time.
     """
     rows, summary = rows_and_summary(sittings)
     report: dict[str, Any] = stable(
@@ -70,7 +70,7 @@ def write(
             "summary": summary,
             "comparisons": comparisons(sittings, pairs, by_category),
             "causes": causes(sittings),
-            "gaps": gaps(summary, meta.get("readers", ())),
+            "gaps": gaps(summary, meta.get("readers", ()), meta.get("helped", ())),
             "traces": list(traces),
             "stages": [{key: stage[key] for key in ("name", "in", "out", "failed")} for stage in stages],
             "controls": list(meta.get("controls", ())),

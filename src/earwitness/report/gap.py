@@ -10,10 +10,11 @@ from earwitness.report.wording import escaped, markdown_table, percent, shown
 LEAST = 0.01  # a gap below one point is none: shares of it would be noise
 
 
-def gaps(summary: Sequence[Cell], readers: Collection[str]) -> list[Cell]:
+def gaps(summary: Sequence[Cell], readers: Collection[str], helped: Collection[str] = ()) -> list[Cell]:
     """Return one entry for every exam, mode, reader and arm that hears: from the untouched student to the reader.
 
-    `readers` are the arms of teachers that read text in place of clips. `share` is what part of the way from the
+    `readers` are the arms of teachers that read text in place of clips, `helped` others that are not the untouched
+    student's own hearing. `share` is what part of the way from the
     untrained arm that is named first to the reader an arm has gone (1: it hears as well as the reader reads), null
     where the reader is not ahead.
     """
@@ -21,7 +22,7 @@ def gaps(summary: Sequence[Cell], readers: Collection[str]) -> list[Cell]:
     cells = [c for c in summary if c["category"] == "all"]
     for exam, variant in dict.fromkeys((c["exam"], c["variant"]) for c in cells):
         here = [c for c in cells if (c["exam"], c["variant"]) == (exam, variant)]
-        start = next((c for c in here if c["seeds"] == 0 and c["arm"] not in readers), None)
+        start = next((c for c in here if c["seeds"] == 0 and c["arm"] not in (*readers, *helped)), None)
         for reader in (c for c in here if c["arm"] in readers and start is not None):
             assert start is not None
             way = reader["mean"] - start["mean"]

@@ -23,7 +23,8 @@ class Sitting:
     """One arm (of one training seed; None: untrained) that sat one exam. `grades` is keyed by question id.
 
     A question without a grade counts as wrong and unparsed: the denominator is always the whole exam. `mode` is the
-    prompt (`direct`, `think`, `given-trace`). Raises ValueError for grades of questions that are not in the exam.
+    prompt (`direct`, `think`, `plain`, `given-trace`). Raises ValueError for grades of questions that are not in the
+    exam.
     """
 
     exam: str

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from earwitness.config import Distil
@@ -30,7 +31,16 @@ from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.sft import Draw, Lessons, Supervised, prompt_of, showable, spell
 from earwitness.stages.student import Student, open_student
-from earwitness.stages.training import SIGNALS, TrainingJob, first_process, fit, left_out, processes, settle
+from earwitness.stages.training import (
+    SIGNALS,
+    TrainingJob,
+    first_process,
+    fit,
+    in_sixteen_bits,
+    left_out,
+    processes,
+    settle,
+)
 from earwitness.stages.workbench import StageError, free_memory
 
 Material = tuple[Question, Lesson]
@@ -149,7 +159,10 @@ class Jointly(Supervised):
         signals = self.signals(batch) if self.signals is not None and batch.lessons else None
         held: list[Tensor] = []
         if self.parent is not None:
-            held = self.parent(lambda parent: anchor(parent, batch.packed, self.comparison))
+            device = self.student.model.device
+            # The trainer sees to the student's own precision alone, and what is compared must be of the same.
+            with torch.autocast(device.type, torch.bfloat16, enabled=in_sixteen_bits(self.settings, device)):
+                held = self.parent(lambda parent: anchor(parent, batch.packed, self.comparison))
         score = partial(joint_terms, model, batch.packed, self.comparison, totals, signals, held, self.projections)
         terms, router = with_router(model, batch.packed, totals, score)
         return {**terms, **router}
@@ -240,7 +253,8 @@ def _made_ahead(job: TrainingJob, reader: Reader, reading: Reading) -> SignalSto
     folder: Path = job.folder / SIGNALS
     _refuse_full_disk(job, reader, reading)
     packing = lambda numbers: reader.packed([job.material[n] for n in numbers])  # noqa: E731
-    make_ahead(folder, reader.teacher.model, len(job.material), packing, reading, (rank, processes()))
+    together = job.settings.micro_batch or job.settings.batch
+    make_ahead(folder, reader.teacher.model, len(job.material), packing, reading, (rank, processes()), together)
     PartialState().wait_for_everyone()
     del reader.teacher
     free_memory()
@@ -266,7 +280,7 @@ def _refuse_full_disk(job: TrainingJob, reader: Reader, reading: Reading) -> Non
 def _student_layers(settings: Distil, depth: int) -> tuple[int, ...]:
     """Return the student's layers that are compared. The top one's distribution is the top-layer term's."""
     chosen = _chosen("layers", settings.layers, depth)
-    if settings.match == "distribution" and depth in chosen:
+    if settings.match == "distribution" and settings.text_weight and depth in chosen:
         if not isinstance(settings.layers, str):
             raise StageError(
                 f"distil.layers names layer {depth}, the student's last: its distribution is compared by text_kd "

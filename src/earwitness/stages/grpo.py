@@ -161,7 +161,7 @@ def practise(job: TrainingJob) -> dict[str, Any]:
     hearing = deaf_test(student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed)
     prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
     objective = Practice(job, student)
-    objective.spare = objective.tasks(first[:1])[0]
+    objective.spare = next(iter(objective.tasks(first)), None)
     size = min(settings.batch, len(prompts))
 
     def plan(step: int) -> list[tuple[Question, Lesson]]:

@@ -22,6 +22,8 @@ from earwitness.stages.workbench import StageError, free_memory, release_models
 from earwitness.table import RunError
 
 if TYPE_CHECKING:
+    import torch
+
     from earwitness.learn.beside import Beside
 
 SIGNALS = "signals"  # in a step's folder: what a textual teacher said ahead
@@ -183,6 +185,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def in_sixteen_bits(settings: Optimisation, device: torch.device) -> bool:
+    """Whether a training step's forward passes run in bfloat16 on a device."""
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a training folder's lock, so that a step started by hand and one of the driver never write together."""
@@ -226,7 +233,7 @@ def fit(
         accumulation=_accumulation(size, s.micro_batch),
         seed=job.seed,
         checkpointing=s.activation_checkpointing,
-        bf16=s.precision == "bfloat16" or (s.precision == "auto" and model.device.type == "cuda"),
+        bf16=in_sixteen_bits(s, model.device),
     )
     identity = {"stage": job.stage, **s.identity()}
     trainer = Trainer(

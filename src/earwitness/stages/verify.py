@@ -13,7 +13,7 @@ from earwitness.claims import listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
-from earwitness.models.local import LocalModel, Prompt
+from earwitness.models.local import LocalModel, Prompt, PromptError
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.sources.clips import load_sound
@@ -21,6 +21,7 @@ from earwitness.stages.asking import OF_THE_QUESTION, failure
 from earwitness.table import Failed
 
 YES_NO = ("yes", "no")
+TOGETHER = 32  # claims that are put to the checker in one forward pass
 NO_CLAIMS = "claims no sound"
 NO_THINKING = "has no reasoning to verify"
 NOT_HEARD = "claims what is not heard: "
@@ -101,14 +102,28 @@ class Listener:
         claims = [listed(think) for think in thinks]
         clip = question.clip
         new = sorted({c for cs in claims for c in cs if (clip, c) not in self._scores})
-        found = score_claims(self.model, self._sound(question), new) if new else {}
-        self._scores |= {(clip, claim): score for claim, score in found.items()}
+        self._scores |= {(clip, claim): score for claim, score in self._judge(question, new).items()}
         heard = [[self._scores[clip, c] >= self.settings.threshold for c in cs] for cs in claims]
         silent = self.settings.accept_without_claims
         return [
             think is not None and all(known) and (bool(known) or silent)
             for think, known in zip(thinks, heard, strict=True)
         ]
+
+    def _judge(self, question: Question, claims: list[str]) -> dict[str, float]:
+        """Score claims; one that cannot be put to the checker, as no sound's name would be, is not heard."""
+        if not claims:
+            return {}
+        sound = self._sound(question)
+        askable = [claim for claim in claims if self._can_be_asked(sound, claim)]
+        return dict.fromkeys(claims, 0.0) | score_claims(self.model, sound, askable)
+
+    def _can_be_asked(self, sound: Prompt, claim: str) -> bool:
+        try:
+            self.model.encode(replace(sound, text=claim))
+        except PromptError:
+            return False
+        return True
 
     def _sound(self, question: Question) -> Prompt:
         return heard_as(question.clip, self.settings.noise)
@@ -137,6 +152,6 @@ def score_claims(model: LocalModel, sound: Prompt, claims: Sequence[str]) -> dic
 
 def yes_scores(model: LocalModel, prompts: Sequence[Prompt]) -> list[float]:
     """Return p(yes) / (p(yes) + p(no)) of each prompt, rounded to four digits."""
-    if not prompts:
-        return []
-    return [round(1 / (1 + math.exp(min(no - yes, 700.0))), 4) for yes, no in model.choose(prompts, YES_NO)]
+    parts = [prompts[start : start + TOGETHER] for start in range(0, len(prompts), TOGETHER)]
+    scores = [score for part in parts for score in model.choose(part, YES_NO)]
+    return [round(1 / (1 + math.exp(min(no - yes, 700.0))), 4) for yes, no in scores]
