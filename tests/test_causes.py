@@ -10,6 +10,7 @@ from earwitness.records import Clip, Question
 from earwitness.report.causes import causes, verdict
 from earwitness.report.document import write
 from earwitness.report.gap import gaps
+from earwitness.report.gap import section as gap_section
 from earwitness.report.tables import Sitting
 from test_report import grade
 
@@ -98,3 +99,8 @@ def test_the_gap_between_hearing_and_reading_is_told_in_shares():
     behind = [cell("base", 0.5, 0), cell("reader", 0.45, 0), cell("sft", 0.8, 3)]
     assert [c["share"] for c in gaps(behind, ["reader"])] == [None]
     assert gaps(summary, []) == []
+    helped = [cell("helped", 0.7, 0), *summary]
+    assert gaps(helped, ["reader"], ["helped"])[0]["share"] == pytest.approx(0.75), "help is not hearing"
+    page = "\n".join(gap_section(gaps([*summary, cell("truth", 0.98, 0)], ["reader", "truth"])))
+    assert "| arm | it hears | to reader (90.0 %) | to truth (98.0 %) |" in page
+    assert "| sft | 80.0 % | 75.0 % | 62.5 % |" in page

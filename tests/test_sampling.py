@@ -204,6 +204,22 @@ def test_frequencies_follow_the_softmax(temperature):
     assert chi < 22.5  # the 99.8 % point of chi-square with 6 degrees of freedom is 20.8
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [(0, 1.0, {0, 1, 2, 3}), (2, 1.0, {0, 2}), (9, 1.0, {0, 1, 2, 3}), (0, 0.5, {0}), (0, 0.6, {0, 2}), (2, 0.6, {0}),
+     (1, 1.0, {0}), (0, 1e-9, {0})],
+)  # fmt: skip
+def test_only_the_likeliest_tokens_are_drawn_in_their_proportions(top_k, top_p, kept):
+    """Shares of .5, .12, .3 and .08; of two of them the first has .625 of what is left."""
+    shares = torch.tensor([0.5, 0.12, 0.3, 0.08])
+    settings = Decoding(1.0, 1, 0, (), (), top_k, top_p)
+    noise = torch.from_numpy(uniforms(20_000, "likeliest", top_k, top_p))
+    drawn = torch.bincount(draw(shares.log().expand(20_000, -1), noise, settings), minlength=4) / 20_000
+    left = torch.tensor([float(i in kept) for i in range(4)]) * shares
+    assert set(drawn.nonzero()[:, 0].tolist()) == kept
+    assert (drawn - left / left.sum()).abs().max() < 0.015
+
+
 @given(st.lists(st.floats(-50, 50), min_size=3, max_size=9), st.floats(0, 1, exclude_max=True), st.floats(0.05, 3))
 def test_a_draw_has_a_probability(values, noise, temperature):
     logits = torch.tensor([values])

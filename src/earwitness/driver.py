@@ -141,13 +141,14 @@ def train_step(
 
 
 def arm_pairs(config: RunConfig) -> list[tuple[str, str]]:
-    """Return the pairs of arms to compare, in the order of the file: each with the next, all with the last, and all
-    that are trained with the first of them.
+    """Return the pairs of arms to compare, in the order of the file: each with the next two, all with the last, and
+    all that are trained with the first of them.
     """
     arms = list(config.arms)
     trained = [arm for arm in arms if trains(config.arms[arm])]
     first = [(trained[0], arm) for arm in trained[1:]] if trained else []
-    return list(dict.fromkeys([*itertools.pairwise(arms), *((arm, arms[-1]) for arm in arms[:-2]), *first]))
+    near = [*itertools.pairwise(arms), *zip(arms, arms[2:], strict=False)]
+    return list(dict.fromkeys([*near, *((arm, arms[-1]) for arm in arms[:-2]), *first]))
 
 
 def _ask(config: RunConfig, until: str | None, line: ProgressLine | None) -> dict[str, Asked]:
@@ -245,7 +246,7 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
         "config_sha256": config.measured(),
         "weights_sha256": digest(local, 64),
         "controls": list(dict.fromkeys(arm for s in stories for arm in controls(s.bench.config))),
-        "readers": [arm for arm in config.arms if sitting_of(config, config.arms[arm]).examinee == "textual_teacher"],
+        "readers": [arm for arm in config.arms if sitting_of(config, config.arms[arm]).sees != "clip"],
         "helped": [arm for arm in config.arms if not _listens(config, arm)],
     }
     sittings = [sitting for s in stories for sitting in s.sittings]

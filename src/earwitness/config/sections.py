@@ -305,13 +305,16 @@ class Answer(Section):
     A teacher that thinks is asked what would be heard, or under `plain` for an ordinary chain of thought. Under
     `given-trace` the student answers at once, and is told what the teacher thought.
     `sees` is what it is asked about: the `clip` itself, or text in its place, which any examinee can read: the
-    `description` of the describe stage, or the `oracle`'s (a control).
+    `description` of the describe stage, or the `oracle`'s (a control). At a `temperature` above 0 only the `top_k`
+    likeliest tokens are drawn (0: all), and of those only as many as together reach `top_p` of the probability.
     """
 
     examinee: Literal["student", "teacher", "textual_teacher"] = "student"
     sees: Literal["clip", "description", "oracle"] = "clip"
     prompt: PromptName | None = None
     temperature: float = Field(0.0, ge=0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1)
 
 

@@ -23,13 +23,19 @@ from earwitness.learn.tree import Packed, Root, Tree, pack
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to decode: `temperature` 0 is greedy; `stop` ids end a sample, `forbidden` ids are never drawn."""
+    """How to decode: `temperature` 0 is greedy; `stop` ids end a sample, `forbidden` ids are never drawn.
+
+    Only the `top_k` likeliest tokens are drawn (0: all), and of those only as many as together reach `top_p` of the
+    probability.
+    """
 
     temperature: float
     max_tokens: int
     pad_id: int
     stop: tuple[int, ...]
     forbidden: tuple[int, ...]
+    top_k: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,18 @@ def draw(logits: Tensor, noise: Tensor, decoding: Decoding) -> Tensor:
     logits = logits.float().index_fill(-1, forbidden, -torch.inf)
     if not decoding.temperature:
         return logits.argmax(-1)
-    cumulative = (logits / decoding.temperature).double().softmax(-1).cumsum(-1)
+    cumulative = _truncated((logits / decoding.temperature).double().softmax(-1), decoding).cumsum(-1)
     # Rounding may leave the last value below 1: stay among the tokens that have any probability.
     threshold = torch.minimum(noise[:, None] * cumulative[:, -1:], cumulative[:, -1:] * (1 - 1e-12))
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+def _truncated(shares: Tensor, decoding: Decoding) -> Tensor:
+    """Return the (..., V) shares that may be drawn, the others at 0: the draw itself divides by what is left."""
+    if not decoding.top_k and decoding.top_p >= 1:
+        return shares
+    size = shares.shape[-1]
+    likeliest, index = shares.topk(min(decoding.top_k or size, size), dim=-1)
+    before = likeliest.cumsum(-1) - likeliest
+    likeliest = likeliest.masked_fill(before >= decoding.top_p * likeliest.sum(-1, keepdim=True), 0.0)
+    return torch.zeros_like(shares).scatter(-1, index, likeliest)

@@ -144,9 +144,11 @@ class LocalModel:
         temperature: float,
         max_tokens: int,
         keys: Sequence[tuple[object, ...]],
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[list[Completion]]:
         """Like `sample`, for prompts that are encoded already."""
-        decoding = Decoding(temperature, max_tokens, self.pad, self.stop, self.forbidden)
+        decoding = Decoding(temperature, max_tokens, self.pad, self.stop, self.forbidden, top_k, top_p)
         drawn = sample(self.model, roots, samples, decoding, keys)
         return [[self._complete(s.ids, s.stopped) for s in group] for group in drawn]
 

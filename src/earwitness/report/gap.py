@@ -11,9 +11,9 @@ LEAST = 0.01  # a gap below one point is none: shares of it would be noise
 
 
 def gaps(summary: Sequence[Cell], readers: Collection[str], helped: Collection[str] = ()) -> list[Cell]:
-    """Return one entry for every exam, mode, reader and arm that hears: from the untouched student to the reader.
+    """Return one entry for every exam, reader and trained arm: from the untouched student to the reader.
 
-    `readers` are the arms of teachers that read text in place of clips, `helped` others that are not the untouched
+    `readers` are the arms that read text in place of clips, `helped` others that are not the untouched
     student's own hearing. `share` is what part of the way from the
     untrained arm that is named first to the reader an arm has gone (1: it hears as well as the reader reads), null
     where the reader is not ahead.
@@ -42,27 +42,29 @@ def gaps(summary: Sequence[Cell], readers: Collection[str], helped: Collection[s
 
 
 def section(cells: Sequence[Cell]) -> list[str]:
-    """Return the entries as a section of the page, nothing where there are none."""
+    """Return the entries as a section of the page, a table for every exam; nothing where there are none."""
     if not cells:
         return []
-    head = ["exam", "reader", "it reads", "arm", "it hears", "share of the gap closed"]
-    table = [
-        [
-            escaped(shown(c["exam"])),
-            escaped(c["reader"]),
-            percent(c["reads"]),
-            escaped(c["arm"]),
-            percent(c["mean"]),
-            percent(c["share"]),
-        ]
-        for c in cells
-    ]
-    return [
+    lines = [
         "## Between hearing and reading",
         "",
-        "How far each arm has come from the untouched student's hearing to what a teacher makes of text about the same "
-        "clips.",
-        "",
-        *markdown_table(head, table),
+        "What share of the way each arm has come: from the untouched student's hearing to what is made of text about "
+        "the same clips, by a teacher that reads or by the student itself.",
         "",
     ]
+    for exam, variant in dict.fromkeys((c["exam"], c["variant"]) for c in cells):
+        here = [c for c in cells if (c["exam"], c["variant"]) == (exam, variant)]
+        readers = {c["reader"]: c["reads"] for c in here}
+        head = ["arm", "it hears", *(f"to {escaped(name)} ({percent(reads)})" for name, reads in readers.items())]
+        table = [
+            [escaped(arm), *_row([c for c in here if c["arm"] == arm], list(readers))]
+            for arm in dict.fromkeys(c["arm"] for c in here)
+        ]
+        name = escaped(shown(exam)) + ("" if variant == "default" else f" ({escaped(variant)})")
+        lines += [f"### {name}", "", *markdown_table(head, table), ""]
+    return lines
+
+
+def _row(cells: Sequence[Cell], readers: Sequence[str]) -> list[str]:
+    shares = {cell["reader"]: cell["share"] for cell in cells}
+    return [percent(cells[0]["mean"]), *(percent(shares.get(reader)) for reader in readers)]

@@ -38,7 +38,8 @@ class AnswerQuestions:
 
         def work(indexes: list[int], roots: list[Root]) -> list[list[Reply]]:
             keys = [(self.seed, "answer", block[i][0].id) for i in indexes]
-            drawn = model.sample_roots(roots, 1, self.settings.temperature, self.settings.max_tokens, keys)
+            s = self.settings
+            drawn = model.sample_roots(roots, 1, s.temperature, s.max_tokens, keys, s.top_k, s.top_p)
             return [[_reply(group[0], block[i][0])] for i, group in zip(indexes, drawn, strict=True)]
 
         return where_encoded(encode_each(model, prompts), work)
