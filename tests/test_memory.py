@@ -14,6 +14,17 @@ from earwitness.learn.tree import Branch, Root, Tree, pack
 from earwitness.memory import activations, distilling_need, operations, parameters, shape, training_need
 
 
+def test_released_models_are_known_without_their_files():
+    for name in ("Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen3-8B", "Qwen/Qwen2-Audio-7B-Instruct"):
+        spec = Model(kind="local", name=name)
+        size, sizes = parameters(spec), shape(spec)
+        assert size is not None and sizes is not None
+        attention = 2 * sizes.hidden * (sizes.queries + sizes.keys)
+        text = sizes.layers * (attention + 3 * sizes.hidden * sizes.inner) + 2 * sizes.vocabulary * sizes.hidden
+        assert text < size < text + 1.4e9, "what is above the language model are ears and eyes"
+    assert parameters(Model(kind="local", name="nobody/nothing")) is None
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A student of a few megabytes: large enough that what the language model keeps is most of it."""

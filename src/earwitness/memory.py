@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,13 +60,14 @@ class Need:
 
 
 def parameters(spec: Model) -> int | None:
-    """Return a model's number of parameters, None where not even its configuration is on this machine.
+    """Return a model's number of parameters, None where it is not known.
 
-    They are counted in the headers of its files; where only the configuration is there, on a model without memory.
+    They are counted in the headers of its files; where only the configuration is there, on a model without memory. Of
+    some released models they are known without either.
     """
     folder = _folder(spec)
     if folder is None:
-        return None
+        return _published().get(spec.name, {}).get("parameters")
     total = 0
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:
@@ -88,13 +91,14 @@ def _counted(folder: Path) -> int | None:
 
 
 def shape(spec: Model) -> Shape | None:
-    """Return a model's sizes from its config.json, None where it is not on this machine.
+    """Return a model's sizes from its config.json, None where it is not on this machine nor known without it.
 
     Files that leave out their class's defaults, as some releases do, are completed by transformers if it is there.
     """
     folder = _folder(spec)
     if folder is None:
-        return None
+        known = _published().get(spec.name)
+        return None if known is None else Shape(**{name: n for name, n in known.items() if name != "parameters"})
     text = _text_part(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if any(name not in text for name in NEEDED):
         try:
@@ -114,6 +118,14 @@ def shape(spec: Model) -> Shape | None:
         vocabulary=text["vocab_size"],
         window=text.get("max_position_embeddings", 2**15),
     )
+
+
+@cache
+def _published() -> dict[str, dict[str, int]]:
+    """Return the sizes of the released models that the shipped configurations name."""
+    file = resources.files("earwitness.models") / "published.json"
+    sizes: dict[str, dict[str, int]] = json.loads(file.read_text(encoding="utf-8"))
+    return sizes
 
 
 def _folder(spec: Model) -> Path | None:
