@@ -32,7 +32,7 @@ from earwitness.preflight import (
 from earwitness.records import Question
 from earwitness.table import BLOCK
 
-WIDTH = 22
+WIDTH = 21
 PACE = 125e12  # operations a second: 40 % of what an A100 can do in 16 bits
 
 
@@ -60,7 +60,7 @@ def plan_text(config: RunConfig, root: Path) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:{WIDTH}}{text}"
+    return f"  {name:{WIDTH}} {text}"
 
 
 def _data(config: RunConfig, asked: Asked, done: dict[str, int]) -> list[str]:
