@@ -14,6 +14,8 @@ from earwitness.stages.student import student_spec
 from earwitness.stages.workbench import Rows, Workbench
 from earwitness.table import Failed, Made
 
+NO_REASONING = "the teacher answered without reasoning that could be handed over"
+
 
 def sit_exam(
     bench: Workbench,
@@ -115,7 +117,7 @@ def _told(
 
 def _with_words(question: Question, told: Description | Reply) -> tuple[Question, str] | Failed:
     words = told.text if isinstance(told, Description) else told.think
-    return (question, words) if words else Failed("the teacher answered without reasoning that could be handed over")
+    return (question, words) if words else Failed(NO_REASONING)
 
 
 def _thinks(bench: Workbench, steps: tuple[Step, ...]) -> bool:
