@@ -12,7 +12,8 @@ import torch
 
 from conftest import open_model
 from earwitness.config import Model
-from earwitness.models import connect, connected, fingerprint
+from earwitness.learn.tree import pack
+from earwitness.models import connect, connected, fingerprint, local
 from earwitness.models.features import MediaLimit
 from earwitness.models.loading import VideoSettings, attach_adapter, load, video_settings
 from earwitness.models.local import Prompt, PromptError, admit
@@ -131,7 +132,8 @@ def test_the_picture_changes_the_logits(watcher):
 
 
 def test_choose_equals_a_plain_forward(listener):
-    prompts, options = [ASK, Prompt("is the dog heard ?", clip(2))], ["yes", "no", "first dog second bell"]
+    options = ["yes", "no", "first dog second bell"]
+    prompts = [ASK, Prompt("is the dog heard ?", clip(2)), Prompt("list the sounds", clip(2)), ASK]
     made = listener.choose(prompts, options)
     for prompt, scores in zip(prompts, made, strict=True):
         encoded = listener.encode(prompt)
@@ -143,6 +145,11 @@ def test_choose_equals_a_plain_forward(listener):
             logprobs = logits[0, len(encoded.ids) - 1 : -1].log_softmax(-1)
             expected = sum(logprobs[i, token].item() for i, token in enumerate(said))
             assert score == pytest.approx(expected, abs=2e-5)
+    rows = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "pack", lambda trees, pad: rows.append(len(trees)) or pack(trees, pad))
+        listener.choose(prompts, options)
+    assert rows == [2], "a clip is heard once for all that is asked about it"
     assert listener.choose([], options) == []
     with pytest.raises(ValueError, match="an option without a token"):
         listener.choose(prompts, ["yes", ""])

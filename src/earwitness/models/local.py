@@ -16,7 +16,7 @@ from earwitness.learn.hearing import frozen_ears, hear
 from earwitness.learn.inputs import EMBEDDINGS, EMBEDDINGS_MASK
 from earwitness.learn.losses import token_logprobs, window
 from earwitness.learn.sampling import Decoding, sample
-from earwitness.learn.tree import Branch, Root, Tree, join, pack
+from earwitness.learn.tree import Branch, Root, Tree, join, pack, share
 from earwitness.media import RATE
 from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
 from earwitness.models.loading import Loaded
@@ -154,17 +154,37 @@ class LocalModel:
 
     @torch.no_grad()
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[list[float]]:
-        """Return the log-probability (nats) of each option as the whole beginning of the answer to each prompt."""
+        """Return the log-probability (nats) of each option as the whole beginning of the answer to each prompt.
+
+        Prompts about one clip share it, wherever it comes before their words.
+        """
         branches = tuple(Branch.trained(self._ids(option)) for option in options)
         if not all(branch.ids for branch in branches):
             raise ValueError(f"an option without a token cannot be scored: {list(options)}")
         if not prompts:
             return []
-        batch = pack([Tree(self.encode(p), branches) for p in prompts], self.pad).to(self.model.device)
+        trees, order = self._by_clip(prompts, [Tree(self.encode(p), branches) for p in prompts])
+        batch = pack(trees, self.pad).to(self.model.device)
         logprobs = token_logprobs(self.model, batch)
         sums = torch.zeros(len(prompts) * len(options), device=logprobs.device).index_add(0, batch.branch, logprobs)
-        scores: list[list[float]] = sums.view(len(prompts), len(options)).tolist()
-        return scores
+        scores = dict(zip(order, sums.view(len(prompts), len(options)).tolist(), strict=True))
+        return [scores[number] for number in range(len(prompts))]
+
+    def _by_clip(self, prompts: Sequence[Prompt], trees: Sequence[Tree]) -> tuple[list[Tree], list[int]]:
+        """Return one tree per clip, and the numbers of the prompts in the order of their branches."""
+        about: dict[object, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            alone = prompt.clip is None and prompt.wave is None
+            about.setdefault(number if alone else (prompt.clip, prompt.frames, id(prompt.wave)), []).append(number)
+        placeholder = self.tokenizer.convert_tokens_to_ids(self.family.placeholder) if self.family.placeholder else None
+        shared: list[Tree] = []
+        for numbers in about.values():
+            same = [trees[number] for number in numbers]
+            try:
+                shared.append(share(same, placeholder))
+            except ValueError:  # their words come before the clip
+                shared += same
+        return shared, [number for numbers in about.values() for number in numbers]
 
     def hear_ahead(self, max_bytes: int = 4 * 2**30) -> None:
         """From now on keep what the encoder makes of each clip, and give prompts that in place of its features.
