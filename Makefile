@@ -6,7 +6,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/installed
 
-.PHONY: demo test slow check format clean
+.PHONY: demo test slow evidence check format clean
 
 demo: $(STAMP)
 	$(BIN)/earwitness demo --root runs
@@ -16,6 +16,10 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Every experiment on the embedded world: hours. A stopped one goes on, what is finished is not done again.
+evidence: $(STAMP)
+	$(BIN)/python tools/evidence.py --root runs
 
 check: $(STAMP)
 	$(BIN)/ruff check .

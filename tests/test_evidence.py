@@ -1,0 +1,55 @@
+"""The page of evidence agrees with the reports that it is made from, and they with the weights that ship."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def evidence() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evidence", HOUSE / "tools/evidence.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_kept_reports_say(evidence, tmp_path):
+    kept = tmp_path / "evidence"
+    shutil.copytree(evidence.KEPT, kept)
+    for picture in kept.glob("*.svg"):
+        picture.unlink()
+    evidence.write_page(kept, tmp_path / "evidence.md")
+    assert (tmp_path / "evidence.md").read_text() == evidence.PAGE.read_text()
+    assert {p.name for p in kept.glob("*.svg")} == {p.name for p in evidence.KEPT.glob("*.svg")}
+    for name in evidence.there(evidence.KEPT):
+        assert f"evidence/{name}.svg" in evidence.PAGE.read_text()
+
+
+def test_the_reports_are_of_the_weights_that_ship(evidence):
+    names = evidence.there(evidence.KEPT)
+    assert names
+    for name in names:
+        report = json.loads((evidence.KEPT / f"{name}.json").read_text())
+        assert report["run"] == name
+        assert report["weights_sha256"] == evidence.shipped_weights(name), f"{name}: run it again"
+
+
+def test_a_report_of_other_weights_is_refused(evidence):
+    report = json.loads((evidence.KEPT / "world-ladder.json").read_text())
+    with pytest.raises(ValueError, match="made with other weights"):
+        evidence.keep("world-ladder", report | {"weights_sha256": "0" * 64})
+
+
+def test_every_experiment_of_the_world_is_on_the_list(evidence):
+    shipped = {file.stem for file in evidence.CONFIGS.glob("world-*.toml")}
+    assert set(evidence.EXPERIMENTS) == shipped - {"world-transfer"}, "which has a table of its own"
+    assert all(evidence.about(name) for name in evidence.EXPERIMENTS)

@@ -1,0 +1,315 @@
+"""Every experiment on the embedded world, run and put on one page: `docs/evidence.md`.
+
+python tools/evidence.py [--root runs] [--page] [NAME ...]
+
+Runs the experiments one after another (a run that is finished takes seconds, one that was stopped goes on), keeps of
+each report what the page shows in `docs/evidence/NAME.json`, and writes the page from what is kept. With `--page` it
+runs nothing and keeps nothing. What a person has to say about an experiment stands in `docs/evidence/NAME.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from earwitness.config import RunConfig, digest
+from earwitness.models import fingerprint
+from earwitness.report.causes import section as causes_section
+from earwitness.report.gap import section as gaps_section
+from earwitness.report.hearing import section as checker_section
+from earwitness.report.plots import BLUE, GREY, ORANGE, STYLE
+from earwitness.report.pools import section as pools_section
+from earwitness.report.wording import escaped, is_control, markdown_table, percent
+from earwitness.run import Digests
+
+HOUSE = Path(__file__).resolve().parent.parent
+CONFIGS, KEPT, PAGE = HOUSE / "src/earwitness/configs", HOUSE / "docs/evidence", HOUSE / "docs/evidence.md"
+EXPERIMENTS = (
+    "world-ladder",
+    "world-easy",
+    "world-ablation",
+    "world-grpo",
+    "world-scaling",
+    "world-checker",
+    "world-layers",
+    "world-describers",
+    "world-compose",
+)
+NOTHING = "\u2013"
+# What a variant called NAME-NUMBER changes, and what that is in the run itself.
+SCALES = {"traces": 4, "questions": 3000}
+INTRODUCTION = """# Evidence
+
+What each step of both methods is worth on the embedded world. `make evidence` runs all of it again (hours, on two
+cores; what is finished is not done again) and writes this page; the command above each experiment runs it alone.
+
+Accuracies are means over training seeds, ± half the 95 % t interval over them. A difference marked with * is claimed:
+p < 0.01 over all seeds (a permutation test clustered by clip), and the same sign on every seed. The world was designed
+to show the first method: how much a step pays here says nothing about how much it pays on real data.
+
+"""
+Report = Mapping[str, Any]
+Cell = Mapping[str, Any]
+
+
+def main() -> None:
+    """Run what is asked for, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"experiments, default all: {', '.join(EXPERIMENTS)}")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    parser.add_argument("--page", action="store_true", help="only write the page from what is kept")
+    asked = parser.parse_args()
+    names = asked.names or EXPERIMENTS
+    for number, name in enumerate(() if asked.page else names, 1):
+        started = time.monotonic()
+        command = [sys.executable, "-m", "earwitness", "run", str(CONFIGS / f"{name}.toml"), "--root", str(asked.root)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        keep(name, json.loads((asked.root / name / "report.json").read_text(encoding="utf-8")))
+        print(f"{number} of {len(names)}: {name}, {(time.monotonic() - started) / 60:.0f} min", flush=True)
+    write_page(KEPT, PAGE)
+
+
+def keep(name: str, report: Report) -> None:
+    """Keep what the page shows of a report. Raises ValueError for one of other weights than those that ship."""
+    if report["weights_sha256"] != shipped_weights(name):
+        raise ValueError(f"the report of {name} was made with other weights than those of this version: run it again")
+    whole = ("run", "version", "config_sha256", "weights_sha256", "traces", "checker", "causes", "gaps")
+    shown = [c for c in report["summary"] if c["category"] == "all" or c["category"].startswith("tag:")]
+    steps = [c for c in report["comparisons"] if c["category"] == "all" and c["seed"] == "pooled"]
+    small = {
+        **{key: report[key] for key in (*whole, "controls")},
+        "judged": report.get("judged", []),
+        "summary": shown,
+        "comparisons": steps,
+        "absent": _absent(report["rows"]),
+    }
+    KEPT.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(small, sort_keys=True, separators=(",", ":")).replace("},{", "},\n{")
+    (KEPT / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def shipped_weights(name: str) -> str:
+    """Return the digest of the weights that a configuration names, as a report of it would hold."""
+    config = RunConfig.load(CONFIGS / f"{name}.toml")
+    digests = Digests(None)
+    return digest({role: fingerprint(spec, digests.of_folder) for role, spec in config.models.items()}, 64)
+
+
+def _absent(rows: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Return the share of replies that claim an absent sound, over seeds."""
+    shares: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        if row["category"] == "all" and row["hallucinated"] is not None:
+            key = (row["exam"], row["variant"], row["arm"], row["mode"])
+            shares.setdefault(key, []).append(row["hallucinated"])
+    names = ("exam", "variant", "arm", "mode")
+    return [{**dict(zip(names, key, strict=True)), "share": round(mean(found), 6)} for key, found in shares.items()]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_page(kept: Path, page: Path) -> None:
+    """Write the page and its pictures from what is kept."""
+    reports = {name: json.loads((kept / f"{name}.json").read_text(encoding="utf-8")) for name in there(kept)}
+    lines = INTRODUCTION.splitlines()
+    for name, report in reports.items():
+        lines += experiment(kept, name, report)
+    page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    for name, report in reports.items():
+        _draw(kept / f"{name}.svg", report)
+
+
+def there(kept: Path) -> list[str]:
+    """Return the experiments of which something is kept, in order."""
+    return [name for name in EXPERIMENTS if (kept / f"{name}.json").is_file()]
+
+
+def experiment(kept: Path, name: str, report: Report) -> list[str]:
+    """Return an experiment's part of the page."""
+    prose = kept / f"{name}.md"
+    told = prose.read_text(encoding="utf-8").strip().splitlines() if prose.is_file() else []
+    lines = [f"## {name}", "", *about(name), "", f"`earwitness run configs/{name}.toml`", ""]
+    lines += [*told, ""] if told else []
+    lines += [
+        f"![accuracy of every arm]({kept.name}/{name}.svg)",
+        "",
+        *accuracies(report),
+        *tags(report),
+        *steps(report),
+    ]
+    parts = (pools_section(report["traces"]), _checker(report), causes_section(report["causes"]))
+    for part in (*parts, gaps_section(report["gaps"])):
+        lines += [f"##{line}" if line.startswith("##") else line for line in part]
+    return lines
+
+
+def about(name: str) -> list[str]:
+    """Return the comment that a configuration begins with."""
+    lines = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return [line.removeprefix("# ") for line in lines[:count]]
+
+
+def _checker(report: Report) -> list[str]:
+    return checker_section(report["checker"], report["judged"]) if report["judged"] else []
+
+
+def accuracies(report: Report) -> list[str]:
+    """Return a table of every arm's accuracy in every exam, and how often its replies claim an absent sound."""
+    cells = [c for c in report["summary"] if c["category"] == "all"]
+    exams = list(dict.fromkeys(c["exam"] for c in cells))
+    of = {(c["exam"], *_line(c)): c for c in cells}
+    absent = {(c["exam"], *_line(c)): c["share"] for c in report["absent"]}
+    table = []
+    for line in dict.fromkeys(_line(c) for c in cells):
+        shares = [_accuracy(of.get((exam, *line))) for exam in exams]
+        table.append([_name(line, report), *shares, percent(absent.get((exams[0], *line)))])
+    head = ["arm", *(escaped(exam) for exam in exams), f"claims an absent sound ({escaped(exams[0])})"]
+    return [*markdown_table(head, table), ""]
+
+
+def tags(report: Report) -> list[str]:
+    """Return a table of accuracies by what a question is about, in the first exam that has any."""
+    cells = [c for c in report["summary"] if c["category"] in ("tag:visible", "tag:off-screen", "tag:audible-only")]
+    if not cells:
+        return []
+    exam = cells[0]["exam"]
+    kinds = list(dict.fromkeys(c["category"] for c in cells if c["exam"] == exam))
+    of = {(c["category"], *_line(c)): c["mean"] for c in cells if c["exam"] == exam}
+    table = [
+        [_name(line, report), *(percent(of.get((kind, *line))) for kind in kinds)]
+        for line in dict.fromkeys(_line(c) for c in cells if c["exam"] == exam)
+    ]
+    head = [f"in {escaped(exam)}", *(escaped(kind.removeprefix("tag:")) for kind in kinds)]
+    return [*markdown_table(head, table), ""]
+
+
+def steps(report: Report) -> list[str]:
+    """Return a table of the differences between arms, those that are claimed with a star."""
+    cells = report["comparisons"]
+    if not cells:
+        return []
+    exams = list(dict.fromkeys(c["exam"] for c in cells))
+    of = {(c["exam"], *_step(c)): c for c in cells}
+    table = []
+    for step in dict.fromkeys(_step(c) for c in cells):
+        variant, mode, a, b = step
+        said = f"{escaped(a)} → {escaped(b)}" + ("" if variant == "default" else f" ({escaped(variant)})")
+        modes = f", {escaped(mode)}" if _both_ways(report) else ""
+        table.append([said + modes, *(_points(of.get((exam, *step))) for exam in exams)])
+    return [*markdown_table(["step, in points", *map(escaped, exams)], table), ""]
+
+
+def _line(cell: Cell) -> tuple[str, str, str]:
+    return cell["variant"], cell["arm"], cell["mode"]
+
+
+def _step(cell: Cell) -> tuple[str, str, str, str]:
+    return cell["variant"], cell["mode"], cell["arm_a"], cell["arm_b"]
+
+
+def _both_ways(report: Report) -> bool:
+    modes: dict[tuple[str, str, str], set[str]] = {}
+    for cell in report["summary"]:
+        modes.setdefault((cell["exam"], cell["variant"], cell["arm"]), set()).add(cell["mode"])
+    return any(len(found) > 1 for found in modes.values())
+
+
+def _name(line: tuple[str, str, str], report: Report) -> str:
+    variant, arm, mode = line
+    extra = [] if variant == "default" else [variant]
+    extra += [mode] if _both_ways(report) else []
+    extra += ["control"] if is_control(arm, report["controls"]) else []
+    return escaped(arm) + (f" ({escaped(', '.join(extra))})" if extra else "")
+
+
+def _accuracy(cell: Cell | None) -> str:
+    if cell is None:
+        return NOTHING
+    half = "" if cell["seed_low"] is None else f" ± {50 * (cell['seed_high'] - cell['seed_low']):.1f}"
+    return percent(cell["mean"]) + half
+
+
+def _points(cell: Cell | None) -> str:
+    if cell is None:
+        return NOTHING
+    claimed = cell["p"] < 0.01 and cell["same_sign"]
+    return f"{100 * cell['difference']:+.1f}" + ("*" if claimed else "")
+
+
+# --- the pictures -----------------------------------------------------------------------------------------------------
+
+
+def _draw(file: Path, report: Report) -> None:
+    scales = {scale: points for scale in SCALES if len(points := _scaled(report, scale)) > 1}
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "earwitness", "svg.fonttype": "none"}):
+        figure = _curves(scales) if scales else _dots(report)
+        figure.savefig(file, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+
+
+def _scaled(report: Report, scale: str) -> dict[int, dict[str, Cell]]:
+    """Return the first exam's cells by what was scaled: number, then arm."""
+    cells = [c for c in report["summary"] if c["category"] == "all"]
+    found: dict[int, dict[str, Cell]] = {}
+    for cell in cells:
+        name, _, number = cell["variant"].rpartition("-")
+        at = SCALES[scale] if cell["variant"] == "default" else int(number) if name == scale else None
+        if at is not None and cell["exam"] == cells[0]["exam"]:
+            found.setdefault(at, {})[cell["arm"]] = cell
+    return dict(sorted(found.items()))
+
+
+def _curves(scales: Mapping[str, Mapping[int, Mapping[str, Cell]]]) -> Figure:
+    figure = Figure(figsize=(4.5 * len(scales), 3.2))
+    colours = (GREY, ORANGE, BLUE)
+    for axis, (scale, points) in zip(figure.subplots(1, len(scales), squeeze=False)[0], scales.items(), strict=True):
+        for colour, arm in zip(colours, dict.fromkeys(a for cells in points.values() for a in cells), strict=False):
+            line = [(at, cells[arm]) for at, cells in points.items() if arm in cells]
+            numbers, means = [at for at, _ in line], [100 * cell["mean"] for _, cell in line]
+            spread = [50 * (cell["seed_high"] - cell["seed_low"]) for _, cell in line]
+            axis.errorbar(numbers, means, yerr=spread, color=colour, marker="o", markersize=4, capsize=2, label=arm)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(points), [f"{at:,}" for at in points])
+        axis.set_xlabel(scale)
+        axis.set_ylabel("right, %")
+        axis.legend(frameon=False)
+    return figure
+
+
+def _dots(report: Report) -> Figure:
+    """Draw every arm's mean and interval over seeds, one panel an exam."""
+    cells = [c for c in report["summary"] if c["category"] == "all"]
+    exams = list(dict.fromkeys(c["exam"] for c in cells))
+    lines = list(dict.fromkeys(_line(c) for c in cells))
+    figure = Figure(figsize=(2.0 + 2.6 * len(exams), 0.8 + 0.24 * len(lines)))
+    names = [_name(line, report).replace("\\", "") for line in lines]
+    for axis, exam in zip(figure.subplots(1, len(exams), sharey=True, squeeze=False)[0], exams, strict=True):
+        of = {_line(c): c for c in cells if c["exam"] == exam}
+        for at, line in enumerate(lines):
+            cell = of.get(line)
+            if cell is not None:
+                half = 0.0 if cell["seed_low"] is None else 50 * (cell["seed_high"] - cell["seed_low"])
+                axis.errorbar(
+                    100 * cell["mean"], at, xerr=half or None, color=BLUE, marker="o", markersize=4, capsize=2
+                )
+        axis.set_yticks(range(len(lines)), names)
+        axis.set_ylim(len(lines) - 0.5, -0.5)
+        axis.set_xlabel("right, %")
+        axis.set_title(exam)
+        axis.grid(axis="x", color=GREY, alpha=0.25)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
