@@ -135,7 +135,7 @@ def test_a_second_driver_stops_at_once(copied, capsys):
 def test_show_tells_where_a_run_stands(finished, capsys):
     assert main(["show", str(finished)]) == 0
     said = capsys.readouterr().out
-    assert "8 rows, 0 failed, done  (practised, world)" in said
+    assert "8 rows, 0 failed, done  (practised, world, think)" in said
     assert "trained  practised" in said and "report.md" in said
 
 
@@ -146,7 +146,7 @@ def test_show_tells_the_whole_life_of_a_question(finished, capsys):
     assert place == sorted(place) and "the data's answer:" in said
     assert main(["show", str(finished), "world/exam/1"]) == 0
     said = capsys.readouterr().out
-    assert said.count("graded right") + said.count("graded wrong") == 3 and "(practised, world)" in said
+    assert said.count("graded right") + said.count("graded wrong") == 3 and "(practised, world, think)" in said
 
 
 def test_show_names_the_nearest_question(finished, capsys):

@@ -72,6 +72,24 @@ def test_rows_without_a_token_are_outside():
     assert short.aligned and short.outside == 2 and int(short.teacher.max()) == size - 3
 
 
+class Numbered:
+    """As much of a tokenizer as is looked at: its tokens' numbers."""
+
+    def __init__(self, tokens):
+        self.get_vocab = lambda: {token: i for i, token in enumerate(tokens)}
+
+
+def test_a_few_tokens_of_other_numbers_do_not_cost_the_slice():
+    """Qwen2.5-Omni and Qwen3 number their special tokens each in their own way, behind 151,646 that are alike."""
+    words = [f"w{i}" for i in range(500)]
+    omni, qwen3 = Numbered([*words, "<audio>", "<tool>", "<image>"]), Numbered([*words, "<tool>", "<think>", "<image>"])
+    both = SharedVocabulary.of(omni, qwen3, (510, 503), NAMES)
+    assert both.aligned and len(both.student) == 500 and both.outside == 10
+    assert both.translate([3, 501, 502], None) == (3, 500, 502), "responses may hold them all the same"
+    many = SharedVocabulary.of(omni, Numbered([*words[:400], "<x>", *words[400:]]), (503, 501), NAMES)
+    assert not many.aligned and len(many.student) == 500 and not many.renumbered
+
+
 def test_a_token_that_the_teacher_lacks_is_named():
     student, teacher = world_tokenizer(), world_tokenizer(without=("dog", "bell"))
     both = shared(student, teacher)

@@ -152,7 +152,7 @@ def _whose(table: Path, names: dict[str, str]) -> str:
         return ""
     examinee = settings["examinee"]
     key = Path(examinee["name"]).name if isinstance(examinee, dict) else examinee
-    return clean(f"({names.get(key, key)}, {settings['exam']})")
+    return clean(f"({names.get(key, key)}, {settings['exam']}, {settings['answer']['prompt']})")
 
 
 def _grades(path: Path, table: Path, question: str) -> list[Entry]:

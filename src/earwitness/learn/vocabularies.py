@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FEW = 0.01  # of the shared tokens: special ones, which families of models number each in their own way
 NAMED = 10  # tokens named in an error; a list of thousands helps nobody
 
 
@@ -26,14 +27,16 @@ class VocabularyError(Exception):
 class SharedVocabulary:
     """The tokens that student and teacher have in common, by string.
 
-    `student` and `teacher` (M) are their ids in either model, in the same order. `outside` counts the student's tokens
-    that the teacher lacks.
+    `student` and `teacher` (M) are the ids in either model of those whose probabilities are compared, in the same
+    order; `outside` counts the student's other tokens. `renumbered` are pairs of ids that both have, too, and that are
+    left out of it: where all but a few tokens have the same number in both, a slice of either table will do.
     """
 
     student: Tensor
     teacher: Tensor
     outside: int
     names: tuple[str, str]
+    renumbered: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, student: Any, teacher: Any, sizes: tuple[int, int], names: tuple[str, str]) -> SharedVocabulary:
@@ -47,13 +50,15 @@ class SharedVocabulary:
         kept = sorted((i, j) for i, j in pairs if i < sizes[0] and j < sizes[1])
         if not kept:
             raise VocabularyError(f"{names[0]} and {names[1]} share no token at all: their tokenizers are of two kinds")
-        ids = torch.tensor(kept, dtype=torch.long)
-        return cls(ids[:, 0].clone(), ids[:, 1].clone(), sizes[0] - len(kept), names)
+        alike = next((n for n, pair in enumerate(kept) if pair != (n, n)), len(kept))
+        count = alike if len(kept) - alike <= FEW * len(kept) else len(kept)
+        ids = torch.tensor(kept[:count], dtype=torch.long)
+        return cls(ids[:, 0].clone(), ids[:, 1].clone(), sizes[0] - count, names, tuple(kept[count:]))
 
     @cached_property
     def table(self) -> dict[int, int]:
         """The teacher's id of each of the student's that both have."""
-        return dict(zip(self.student.tolist(), self.teacher.tolist(), strict=True))
+        return dict(zip(self.student.tolist(), self.teacher.tolist(), strict=True)) | dict(self.renumbered)
 
     def translate(self, ids: Sequence[int], student: Any) -> tuple[int, ...]:
         """Return a response's ids as the teacher's. Raises VocabularyError with the list of those that it lacks."""
@@ -69,7 +74,7 @@ class SharedVocabulary:
 
     @property
     def aligned(self) -> bool:
-        """Whether the shared tokens are the first of both tables, in the same order: a slice will do for both."""
+        """Whether what is compared are the first tokens of both tables, in the same order: a slice will do for both."""
         return bool((self.student == self.teacher).all()) and int(self.student[-1]) == len(self.student) - 1
 
 
