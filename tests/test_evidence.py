@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from earwitness.config import RunConfig
+
 HOUSE = Path(__file__).resolve().parent.parent
 
 
@@ -41,12 +43,15 @@ def test_the_reports_are_of_the_weights_that_ship(evidence):
         report = json.loads((evidence.KEPT / f"{name}.json").read_text())
         assert report["run"] == name
         assert report["weights_sha256"] == evidence.shipped_weights(name), f"{name}: run it again"
+        assert report["config_sha256"] == RunConfig.load(evidence.CONFIGS / f"{name}.toml").measured(), name
 
 
 def test_a_report_of_other_weights_is_refused(evidence):
     report = json.loads((evidence.KEPT / "world-ladder.json").read_text())
     with pytest.raises(ValueError, match="made with other weights"):
         evidence.keep("world-ladder", report | {"weights_sha256": "0" * 64})
+    with pytest.raises(ValueError, match="with other settings"):
+        evidence.keep("world-ladder", report | {"config_sha256": "0" * 64})
 
 
 def test_every_experiment_of_the_world_is_on_the_list(evidence):

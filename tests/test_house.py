@@ -25,7 +25,6 @@ FLOORS = {
     "cota": 2,
     "descriptions": 2,
     "launcher": 2,
-    "ledger": 2,
     "media": 2,
     "needs": 2,
     "run": 2,

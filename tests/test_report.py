@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from earwitness.claims import WHOLE_TRACE
 from earwitness.records import Claim, Clip, Grade, Question, Verdict
 from earwitness.report.document import stable, table_text, write
 from earwitness.report.hearing import judged, section
@@ -310,5 +311,7 @@ def test_the_checker_is_measured_on_what_the_traces_claim() -> None:
     (row,) = judged("default", [asked, again, unknown], lambda _: [verdict, verdict])
     assert row == {"variant": "default", "claims": 6, "false_accept": 0.25, "false_reject": 0.5}
     assert judged("default", [unknown], lambda _: [verdict]) == []
+    whole = verdict.model_copy(update={"claims": (Claim(text=WHOLE_TRACE, score=0.9, heard=True),)})
+    assert judged("default", [asked], lambda _: [whole]) == [], "a trace judged as one names no sound"
     page = "\n".join(section({"n": 0}, [row]))
     assert "| default | 6 | 25.0 % | 50.0 % |" in page and "Not calibrated" in page

@@ -2,7 +2,8 @@
 
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
@@ -24,9 +25,11 @@ of its stage's section. Equal steps are made once and shared. `[]` is the untrai
 `[variants.NAME]` is the same run with these overrides (`"vote.traces" = 2`); what is equal is made once, and rows carry
 the variant's name.
 
-Sources are named `world:train`, `world-easy:train`, `world-speech:train`, `world-given:train` (sounds and speech, every
-question with its reasoning), `folder:PATH` (reads `PATH/questions.jsonl`), `jsonl:PATH`, `avqa:train`; exams `world`,
-`world-easy`, `world-ood`, `world-speech`, `world-speech-ood`, `world-mood`, or any source.
+Sources are named `world:train`, `world-easy:train`, `world-speech:train`, `world-reasoned:train` and
+`world-given:train` (sounds, and sounds and speech, every question with its reasoning), `folder:PATH` (reads its
+`questions.jsonl`),
+`jsonl:PATH`, `avqa:train`, `avqa:train-choose`, `avqa:val`; exams `world`, `world-easy`, `world-ood`, `world-speech`,
+`world-speech-ood`, `world-mood`, or any source.
 """
 
 
@@ -38,7 +41,8 @@ def page() -> str:
 
 
 def _section(name: str, section: type[Section]) -> str:
-    text = " ".join((section.__doc__ or "").split())
+    told = [part.__doc__ for part in (section, *section.__bases__) if part is not Section and part.__doc__]
+    text = "\n\n".join(" ".join(doc.split()) for doc in told)
     rows = ["| key | values | default | |", "|---|---|---|---|"]
     for key, field in section.model_fields.items():
         extra = field.json_schema_extra
@@ -49,8 +53,12 @@ def _section(name: str, section: type[Section]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    if get_origin(annotation) is not None and str(annotation).startswith("typing.Literal"):
+    if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type(part) for part in get_args(annotation))
     return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "none").replace("|", "or")
 
 

@@ -22,14 +22,15 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from earwitness.config import RunConfig, digest
-from earwitness.models import fingerprint
+from earwitness.config import RunConfig
+from earwitness.models import weights_digest
 from earwitness.report.causes import section as causes_section
 from earwitness.report.gap import section as gaps_section
 from earwitness.report.hearing import section as checker_section
 from earwitness.report.plots import BLUE, GREY, ORANGE, STYLE
 from earwitness.report.pools import section as pools_section
-from earwitness.report.wording import escaped, is_control, markdown_table, percent
+from earwitness.report.tables import claimed
+from earwitness.report.wording import escaped, is_control, markdown_table, percent, points
 from earwitness.run import Digests
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -54,8 +55,9 @@ What each step of both methods is worth on the embedded world. `make evidence` r
 cores; what is finished is not done again) and writes this page; the command above each experiment runs it alone.
 
 Accuracies are means over training seeds, ± half the 95 % t interval over them. A difference marked with * is claimed:
-p < 0.01 over all seeds (a permutation test clustered by clip), and the same sign on every seed. The world was designed
-to show the first method: how much a step pays here says nothing about how much it pays on real data.
+p < 0.01 over all seeds (a permutation test clustered by clip, which takes the trained models as given), and the same
+sign on every seed; nothing is corrected for the number of tests. The world was designed to show the first method: how
+much a step pays here says nothing about how much it pays on real data.
 
 """
 Report = Mapping[str, Any]
@@ -65,15 +67,24 @@ Cell = Mapping[str, Any]
 def main() -> None:
     """Run what is asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"experiments, default all: {', '.join(EXPERIMENTS)}")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"experiments, default all: {', '.join(EXPERIMENTS)}",
+    )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
     parser.add_argument("--page", action="store_true", help="only write the page from what is kept")
     asked = parser.parse_args()
     names = asked.names or EXPERIMENTS
+    if unknown := set(names) - set(EXPERIMENTS):
+        parser.error(f"there is no experiment {unknown.pop()!r}")
     for number, name in enumerate(() if asked.page else names, 1):
         started = time.monotonic()
         command = [sys.executable, "-m", "earwitness", "run", str(CONFIGS / f"{name}.toml"), "--root", str(asked.root)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ran = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if ran.returncode:
+            sys.exit(f"{name}: {ran.stderr.strip().splitlines()[-1]}")
         keep(name, json.loads((asked.root / name / "report.json").read_text(encoding="utf-8")))
         print(f"{number} of {len(names)}: {name}, {(time.monotonic() - started) / 60:.0f} min", flush=True)
     write_page(KEPT, PAGE)
@@ -83,9 +94,11 @@ def keep(name: str, report: Report) -> None:
     """Keep what the page shows of a report. Raises ValueError for one of other weights than those that ship."""
     if report["weights_sha256"] != shipped_weights(name):
         raise ValueError(f"the report of {name} was made with other weights than those of this version: run it again")
+    if report["config_sha256"] != RunConfig.load(CONFIGS / f"{name}.toml").measured():
+        raise ValueError(f"the report of {name} was made with other settings than {name}.toml has now: run it again")
     whole = ("run", "version", "config_sha256", "weights_sha256", "traces", "checker", "causes", "gaps")
     shown = [c for c in report["summary"] if c["category"] == "all" or c["category"].startswith("tag:")]
-    steps = [c for c in report["comparisons"] if c["category"] == "all" and c["seed"] == "pooled"]
+    steps = [c for c in report["comparisons"] if c["category"] == "all"]
     small = {
         **{key: report[key] for key in (*whole, "controls")},
         "judged": report.get("judged", []),
@@ -101,8 +114,9 @@ def keep(name: str, report: Report) -> None:
 def shipped_weights(name: str) -> str:
     """Return the digest of the weights that a configuration names, as a report of it would hold."""
     config = RunConfig.load(CONFIGS / f"{name}.toml")
-    digests = Digests(None)
-    return digest({role: fingerprint(spec, digests.of_folder) for role, spec in config.models.items()}, 64)
+    return weights_digest(
+        [config.variant(variant) for variant in ("default", *config.variants)], Digests(None).of_folder
+    )
 
 
 def _absent(rows: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -197,7 +211,8 @@ def tags(report: Report) -> list[str]:
 
 def steps(report: Report) -> list[str]:
     """Return a table of the differences between arms, those that are claimed with a star."""
-    cells = report["comparisons"]
+    readers = {gap["reader"] for gap in report["gaps"]}
+    cells = [c for c in report["comparisons"] if c["seed"] == "pooled" and not readers & {c["arm_a"], c["arm_b"]}]
     if not cells:
         return []
     exams = list(dict.fromkeys(c["exam"] for c in cells))
@@ -244,15 +259,14 @@ def _accuracy(cell: Cell | None) -> str:
 def _points(cell: Cell | None) -> str:
     if cell is None:
         return NOTHING
-    claimed = cell["p"] < 0.01 and cell["same_sign"]
-    return f"{100 * cell['difference']:+.1f}" + ("*" if claimed else "")
+    return points(cell["difference"]) + ("*" if claimed(cell) else "")
 
 
 # --- the pictures -----------------------------------------------------------------------------------------------------
 
 
 def _draw(file: Path, report: Report) -> None:
-    scales = {scale: points for scale in SCALES if len(points := _scaled(report, scale)) > 1}
+    scales = {scale: found for scale in SCALES if len(found := _scaled(report, scale)) > 1}
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "earwitness", "svg.fonttype": "none"}):
         figure = _curves(scales) if scales else _dots(report)
         figure.savefig(file, bbox_inches="tight", metadata={"Date": None, "Creator": None})
@@ -273,14 +287,14 @@ def _scaled(report: Report, scale: str) -> dict[int, dict[str, Cell]]:
 def _curves(scales: Mapping[str, Mapping[int, Mapping[str, Cell]]]) -> Figure:
     figure = Figure(figsize=(4.5 * len(scales), 3.2))
     colours = (GREY, ORANGE, BLUE)
-    for axis, (scale, points) in zip(figure.subplots(1, len(scales), squeeze=False)[0], scales.items(), strict=True):
-        for colour, arm in zip(colours, dict.fromkeys(a for cells in points.values() for a in cells), strict=False):
-            line = [(at, cells[arm]) for at, cells in points.items() if arm in cells]
+    for axis, (scale, found) in zip(figure.subplots(1, len(scales), squeeze=False)[0], scales.items(), strict=True):
+        for colour, arm in zip(colours, dict.fromkeys(a for cells in found.values() for a in cells), strict=False):
+            line = [(at, cells[arm]) for at, cells in found.items() if arm in cells]
             numbers, means = [at for at, _ in line], [100 * cell["mean"] for _, cell in line]
             spread = [50 * (cell["seed_high"] - cell["seed_low"]) for _, cell in line]
             axis.errorbar(numbers, means, yerr=spread, color=colour, marker="o", markersize=4, capsize=2, label=arm)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(list(points), [f"{at:,}" for at in points])
+        axis.set_xticks(list(found), [f"{at:,}" for at in found])
         axis.set_xlabel(scale)
         axis.set_ylabel("right, %")
         axis.legend(frameon=False)

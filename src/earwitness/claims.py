@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+WHOLE_TRACE = "the whole trace"  # stands for a claim where a trace is judged as one
 MOST = 32
 LONGEST = 80  # characters
 

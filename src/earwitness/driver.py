@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from earwitness import __version__
-from earwitness.config import ConfigError, RunConfig, digest
+from earwitness.config import ConfigError, RunConfig
 from earwitness.flow import (
     DATA_STAGES,
     Ends,
@@ -25,6 +25,7 @@ from earwitness.flow import (
     training_job,
 )
 from earwitness.launcher import launcher_around
+from earwitness.models import weights_digest
 from earwitness.needs import chooses, controls, data_stages, sitting_of, trains
 from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice, refuse_no_truth, worker_count
 from earwitness.records import Checkpoint, Question
@@ -240,11 +241,11 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
     first = stories[0]
     calibrated = calibrate_checker(first.bench, first.made) if first.made and first.made.verdicts.table else None
     checker = rates(list(calibrated.made.values()) if calibrated else [])
-    local = {role: first.bench.model_source(spec) for role, spec in config.models.items() if spec.kind != "served"}
+    weights = weights_digest([s.bench.config for s in stories], run.digests.of_folder)
     meta = {
         "version": __version__,
         "config_sha256": config.measured(),
-        "weights_sha256": digest(local, 64),
+        "weights_sha256": weights,
         "controls": list(dict.fromkeys(arm for s in stories for arm in controls(s.bench.config))),
         "readers": [arm for arm in config.arms if sitting_of(config, config.arms[arm]).sees != "clip"],
         "helped": [arm for arm in config.arms if not _listens(config, arm)],

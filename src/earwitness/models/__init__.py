@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earwitness.config import Model, Role
+from earwitness.config import Model, Role, RunConfig, digest
 from earwitness.models.places import ModelError, place_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def connect(spec: Model, role: Role, four_bit: bool = False) -> LocalModel:
 def connected(spec: Model, role: Role) -> LocalModel:
     """Like `connect`, remembering the models used last in this process: a worker opens each once."""
     return connect(spec, role)
+
+
+def weights_digest(configs: Sequence[RunConfig], folder_digest: Callable[[Path, list[str]], str]) -> str:
+    """Return one digest (64 hex digits) of the files of all models that configurations name, served ones left out."""
+    found: dict[str, set[str]] = {}
+    for config in configs:
+        for role, spec in config.models.items():
+            if spec.kind != "served":
+                found.setdefault(role, set()).add(fingerprint(spec, folder_digest))
+    return digest({role: min(these) if len(these) == 1 else sorted(these) for role, these in found.items()}, 64)
 
 
 def fingerprint(spec: Model, folder_digest: Callable[[Path, list[str]], str]) -> str:

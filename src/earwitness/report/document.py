@@ -69,7 +69,7 @@ def write(
             "rows": rows,
             "summary": summary,
             "comparisons": comparisons(sittings, pairs, by_category),
-            "causes": causes(sittings),
+            "causes": causes([sitting for sitting in sittings if sitting.arm not in meta.get("helped", ())]),
             "gaps": gaps(summary, meta.get("readers", ()), meta.get("helped", ())),
             "traces": list(traces),
             "stages": [{key: stage[key] for key in ("name", "in", "out", "failed")} for stage in stages],

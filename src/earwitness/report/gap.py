@@ -11,7 +11,7 @@ LEAST = 0.01  # a gap below one point is none: shares of it would be noise
 
 
 def gaps(summary: Sequence[Cell], readers: Collection[str], helped: Collection[str] = ()) -> list[Cell]:
-    """Return one entry for every exam, reader and trained arm: from the untouched student to the reader.
+    """Return one entry for every exam, reader and trained arm that thinks: from the untouched student to the reader.
 
     `readers` are the arms that read text in place of clips, `helped` others that are not the untouched
     student's own hearing. `share` is what part of the way from the

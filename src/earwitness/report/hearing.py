@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from earwitness.claims import WHOLE_TRACE
 from earwitness.records import Question, Verdict
 from earwitness.report.wording import escaped, markdown_table, percent
 
@@ -23,6 +24,7 @@ def judged(
         if question.clip.sounds is not None
         for verdict in verdicts_of(question)
         for claim in verdict.claims
+        if claim.text != WHOLE_TRACE
     }
     absent = [heard for there, heard in verdicts.values() if not there]
     present = [heard for there, heard in verdicts.values() if there]

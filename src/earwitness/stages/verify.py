@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from earwitness.claims import listed
+from earwitness.claims import WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
@@ -66,7 +66,7 @@ class VerifyTraces:
         prompt = replace(sound, text=fill(template(model.manner, "trace"), trace=trace.think))
         score = yes_scores(model, [prompt])[0]
         heard = score >= self.settings.threshold
-        claim = Claim(text="the whole trace", score=score, heard=heard)
+        claim = Claim(text=WHOLE_TRACE, score=score, heard=heard)
         reason = "" if heard else NOT_HEARD + claim.text
         return Verdict(index=trace.index, claims=(claim,), accepted=heard, reason=reason, by=model.name)
 
