@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+import tiny_families
 from earwitness.config import Distil, Grpo, Model, Sft
 from earwitness.learn.losses import hidden_states
 from earwitness.learn.tree import Branch, Root, Tree, pack
@@ -23,6 +24,17 @@ def test_released_models_are_known_without_their_files():
         text = sizes.layers * (attention + 3 * sizes.hidden * sizes.inner) + 2 * sizes.vocabulary * sizes.hidden
         assert text < size < text + 1.4e9, "what is above the language model are ears and eyes"
     assert parameters(Model(kind="local", name="nobody/nothing")) is None
+
+
+def test_of_a_model_with_a_voice_the_thinker_is_counted(tmp_path):
+    alone = tiny_families.write_family("qwen2_5_omni", tmp_path / "alone")
+    whole = tiny_families.write_family("qwen2_5_omni", tmp_path / "whole", whole=True)
+    named = [Model(kind="local", name=str(place)) for place in (alone, whole)]
+    size = parameters(named[0])
+    assert size and parameters(named[1]) == size
+    for file in whole.glob("*.safetensors*"):
+        file.unlink()
+    assert parameters(named[1]) == size, "counted from the configuration"
 
 
 @pytest.fixture(scope="module")

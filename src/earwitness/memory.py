@@ -62,18 +62,19 @@ class Need:
 def parameters(spec: Model) -> int | None:
     """Return a model's number of parameters, None where it is not known.
 
-    They are counted in the headers of its files; where only the configuration is there, on a model without memory. Of
-    some released models they are known without either.
+    They are counted in the headers of its files (of a checkpoint with a voice, its thinker's); where only the
+    configuration is there, on a model without memory. Of some released models they are known without either.
     """
     folder = _folder(spec)
     if folder is None:
         return _published().get(spec.name, {}).get("parameters")
-    total = 0
+    sizes: dict[str, int] = {}
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return total or _counted(folder)
+        sizes |= {name: math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+    thinker = {name: size for name, size in sizes.items() if name.startswith("thinker.")}
+    return sum((thinker or sizes).values()) or _counted(folder)
 
 
 def _counted(folder: Path) -> int | None:
@@ -85,8 +86,9 @@ def _counted(folder: Path) -> int | None:
     from earwitness.learn.families import family_of
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    family = family_of(config)
     with torch.device("meta"):
-        model = getattr(transformers, family_of(config).model_class)(config)
+        model = getattr(transformers, family.model_class)(getattr(config, family.part or "", config))
     return int(sum(p.numel() for p in model.parameters()))
 
 
