@@ -137,6 +137,8 @@ def write_page(kept: Path, page: Path) -> None:
     """Write the page and its pictures from what is kept."""
     reports = {name: json.loads((kept / f"{name}.json").read_text(encoding="utf-8")) for name in there(kept)}
     lines = INTRODUCTION.splitlines()
+    if owed := [f"`{name}`" for name in EXPERIMENTS if name not in reports]:
+        lines += [f"Configured, and not run yet with the weights that ship: {', '.join(owed)}.", ""]
     for name, report in reports.items():
         lines += experiment(kept, name, report)
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
