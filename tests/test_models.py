@@ -131,6 +131,10 @@ def test_the_picture_changes_the_logits(watcher):
     assert max(abs(x - y) for x, y in zip(a, b, strict=True)) > 1e-3
 
 
+def _cannot(*_):
+    raise ValueError("the words come before the clip")
+
+
 def test_choose_equals_a_plain_forward(listener):
     options = ["yes", "no", "first dog second bell"]
     prompts = [ASK, Prompt("is the dog heard ?", clip(2)), Prompt("list the sounds", clip(2)), ASK]
@@ -149,7 +153,10 @@ def test_choose_equals_a_plain_forward(listener):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "pack", lambda trees, pad: rows.append(len(trees)) or pack(trees, pad))
         listener.choose(prompts, options)
-    assert rows == [2], "a clip is heard once for all that is asked about it"
+        listener.choose([Prompt("is the dog heard ?", wave=TONE), Prompt("list the sounds", wave=TONE)], options)
+        patch.setattr(local, "share", _cannot)
+        assert listener.choose(prompts, options) == pytest.approx(np.array(made), abs=2e-5), "one by one where it must"
+    assert rows == [2, 1, 4], "a clip is heard once for all that is asked about it"
     assert listener.choose([], options) == []
     with pytest.raises(ValueError, match="an option without a token"):
         listener.choose(prompts, ["yes", ""])

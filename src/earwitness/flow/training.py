@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from earwitness.config import Distil, Grpo, Sft, Step, digest
@@ -140,44 +142,49 @@ def training_job(
     checker = None
     if isinstance(settings, Grpo) and settings.checker_weight:
         checker = bench.model("checker"), bench.config.verify
-    base = bench.model("student")
-    identity: dict[str, Any] = {
-        step.stage: settings.identity(),
-        "student": base.identity(),
-        "weights": bench.model_source(base),
-        "parent": parent.key if parent else None,
-        "seed": seed,
-        "material": digest([(bench.question_source(q), les.model_dump(mode="json")) for q, les in pairs]),
-        "prompts": prompt_digests("direct", "think"),
-    }
-    if teacher is not None:
-        identity["textual_teacher"] = [teacher.identity(), bench.model_source(teacher)]
-        identity["descriptions"] = [digest(descriptions), prompt_digests("described")]
-    if checker is not None:
-        rules = checker[1].model_dump(include={"threshold", "accept_without_claims", "noise"})
-        identity["checker"] = [checker[0].identity(), bench.model_source(checker[0]), rules, prompt_digests("claim")]
-    if settings.candidates > 1:
-        labels = [(bench.question_source(q), label) for q, label in choose]
-        identity["choose"] = {"labels": digest(labels), "answer_tokens": bench.config.answer.max_tokens}
-    else:
-        choose = ()
-    folder = bench.run.folder(step.stage, identity)
-    return TrainingJob(
+    job = TrainingJob(
         step.stage,
         settings,
-        base,
+        bench.model("student"),
         parent,
         pairs,
         seed,
-        folder,
-        folder.name,
-        choose,
+        folder=Path(),
+        key="",
+        choose=choose if settings.candidates > 1 else (),
         answer_tokens=bench.config.answer.max_tokens,
         trackers=bench.config.train.trackers,
         textual_teacher=teacher,
         descriptions=descriptions,
         checker=checker,
     )
+    folder = bench.run.folder(step.stage, _identity(bench, job))
+    return replace(job, folder=folder, key=folder.name)
+
+
+def _identity(bench: Workbench, job: TrainingJob) -> dict[str, Any]:
+    """Return all that decides what a job makes."""
+    pairs = [(bench.question_source(q), lesson.model_dump(mode="json")) for q, lesson in job.material]
+    identity: dict[str, Any] = {
+        job.stage: job.settings.identity(),
+        "student": job.base.identity(),
+        "weights": bench.model_source(job.base),
+        "parent": job.parent.key if job.parent else None,
+        "seed": job.seed,
+        "material": digest(pairs),
+        "prompts": prompt_digests("direct", "think"),
+    }
+    if job.textual_teacher is not None:
+        identity["textual_teacher"] = [job.textual_teacher.identity(), bench.model_source(job.textual_teacher)]
+        identity["descriptions"] = [digest(job.descriptions), prompt_digests("described")]
+    if job.checker is not None:
+        model, verify = job.checker
+        rules = verify.model_dump(include={"threshold", "accept_without_claims", "noise"})
+        identity["checker"] = [model.identity(), bench.model_source(model), rules, prompt_digests("claim")]
+    if job.settings.candidates > 1:
+        labels = [(bench.question_source(q), label) for q, label in job.choose]
+        identity["choose"] = {"labels": digest(labels), "answer_tokens": job.answer_tokens}
+    return identity
 
 
 def described(bench: Workbench, made: Lessons, pairs: Material) -> tuple[Material, Described]:

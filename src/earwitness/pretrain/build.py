@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ def build(folder: Path, steps: float = 1.0) -> dict[str, dict[str, float]]:
     `steps` scales every number of training steps: below 1 for tests of the machinery.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.time()
     with Workers(2, PRELOAD) as workers:
         parts = [workers.submit(make, name, folder, steps) for name in ("text-core", "ear", "eye")]
         reader = workers.submit(make, "textual-teacher", folder, steps)
@@ -56,15 +54,15 @@ def build(folder: Path, steps: float = 1.0) -> dict[str, dict[str, float]]:
         workers.submit(make, "checker", folder, steps).result()
         for future in (teacher, reader):
             future.result()
-    return finish(folder, time.time() - started)
+    return finish(folder)
 
 
-def finish(folder: Path, seconds: float) -> dict[str, dict[str, float]]:
+def finish(folder: Path) -> dict[str, dict[str, float]]:
     """Remove what was only needed on the way, score the models, and write the manifest."""
     for name in ("ear", "eye"):
         shutil.rmtree(folder / name, ignore_errors=True)
     scores = score_all(folder)
-    _write_manifest(folder, scores, seconds)
+    _write_manifest(folder, scores)
     return scores
 
 
@@ -152,7 +150,7 @@ def write(model: Any, place: Path, prompt: str = "direct") -> None:
     _write_json(place / CARD, {"manner": "world", "prompt": prompt})
 
 
-def _write_manifest(folder: Path, scores: dict[str, dict[str, float]], seconds: float) -> None:
+def _write_manifest(folder: Path, scores: dict[str, dict[str, float]]) -> None:
     models = {}
     for name in NAMES:
         file = folder / name / "model.safetensors"
@@ -165,7 +163,6 @@ def _write_manifest(folder: Path, scores: dict[str, dict[str, float]], seconds: 
         }
     facts = {
         "command": COMMAND,
-        "seconds": round(seconds),
         "build_seeds": BUILD_SEEDS,
         "held_out_seeds": HELD_OUT_SEEDS,
         "licence": "Apache-2.0; trained from scratch on the embedded world; holds no third-party weights or recordings",

@@ -114,13 +114,12 @@ class Listener:
         """Score claims; one that cannot be put to the checker, as no sound's name would be, is not heard."""
         if not claims:
             return {}
-        sound = self._sound(question)
-        askable = [claim for claim in claims if self._can_be_asked(sound, claim)]
-        return dict.fromkeys(claims, 0.0) | score_claims(self.model, sound, askable)
+        askable = [claim for claim in claims if self._can_be_asked(claim)]
+        return dict.fromkeys(claims, 0.0) | score_claims(self.model, self._sound(question), askable)
 
-    def _can_be_asked(self, sound: Prompt, claim: str) -> bool:
+    def _can_be_asked(self, claim: str) -> bool:
         try:
-            self.model.encode(replace(sound, text=claim))
+            self.model.encode(Prompt(claim))
         except PromptError:
             return False
         return True
