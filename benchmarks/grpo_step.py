@@ -28,7 +28,8 @@ from earwitness.learn.sampling import Decoding
 from earwitness.learn.trainer import Schedule, Trainer
 from earwitness.learn.tree import Packed
 from earwitness.models import connect
-from earwitness.models.local import LocalModel, Prompt
+from earwitness.models.exchange import Prompt
+from earwitness.models.local import LocalModel
 from measure import fresh, measured, median, ratio, say, take_turns
 from release import write
 from shapes import MIDDLE, TINY, Shape, gradient_norm, under_lora, words

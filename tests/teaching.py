@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from earwitness.config import Distil, Model
 from earwitness.learn.attention import unwrapped
 from earwitness.learn.layers import decoder
-from earwitness.models.local import Prompt
+from earwitness.models.exchange import Prompt
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages import training

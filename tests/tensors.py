@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from earwitness.learn.tree import Branch, Tree
-from earwitness.models.local import Prompt
+from earwitness.models.exchange import Prompt
 from earwitness.records import Clip
 
 QUESTION = "which sound is the first one ?"

@@ -21,7 +21,7 @@ from earwitness.learn.attention import BLOCKS, DENSE, kind, prefer_blocks
 from earwitness.learn.deaf import deaf_test
 from earwitness.learn.losses import cross_entropy, token_logprobs
 from earwitness.learn.tree import Branch, Tree, pack
-from earwitness.models.local import Prompt
+from earwitness.models.exchange import Prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.grpo import Practice
 from earwitness.stages.sft import Supervised

@@ -11,7 +11,7 @@ from conftest import open_model, under_lora
 from earwitness.learn.deaf import DeafModel, deaf_test
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import pack
-from earwitness.models.local import Prompt
+from earwitness.models.exchange import Prompt
 from tensors import clip, root, tree
 
 

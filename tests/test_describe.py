@@ -13,7 +13,8 @@ from earwitness.cota import FourParts, think_of
 from earwitness.driver import drive
 from earwitness.flow import describe_clips
 from earwitness.models import connected
-from earwitness.models.local import Completion, LocalModel, Prompt
+from earwitness.models.exchange import Completion, Prompt
+from earwitness.models.local import LocalModel
 from earwitness.preflight import refuse
 from earwitness.pretrain.tiny import write_tiny
 from earwitness.records import Clip, Description, Question

@@ -24,9 +24,9 @@ from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Fork, Tree, pack
 from earwitness.models import connect
 from earwitness.models.adapters import lora_targets
+from earwitness.models.exchange import Prompt
 from earwitness.models.features import MediaLimit
 from earwitness.models.loading import merge_adapter, refuse_old
-from earwitness.models.local import Prompt
 from earwitness.models.places import ModelError
 from earwitness.stages.student import LINEAR
 from tensors import gradients, relative_error

@@ -102,7 +102,7 @@ def test_voxtral_is_asked_as_by_mistrals_own_library(tmp_path):
     """mistral-common 1.13 makes these ids of one clip and a text, with the tiny vocabulary of these tests."""
     from earwitness.config import Model
     from earwitness.models import connect
-    from earwitness.models.local import Prompt
+    from earwitness.models.exchange import Prompt
 
     local = connect(Model(kind="local", name=str(write_family("voxtral", tmp_path / "voxtral"))), "student")
     ids = local.encode(Prompt("what is heard?", wave=noise(8000))).ids

@@ -90,7 +90,7 @@ def test_every_way_of_importing_a_room_is_seen():
 import earwitness.flow
 from earwitness import answers, __version__
 def late():
-    from earwitness.models.local import Prompt
+    from earwitness.models.exchange import Prompt
     import torch, earwitness.run as run
 """
     assert rooms_imported(source) == {"flow", "answers", "models", "run"}

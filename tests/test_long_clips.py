@@ -12,7 +12,7 @@ from earwitness.cli import main
 from earwitness.config import Model
 from earwitness.driver import drive
 from earwitness.models import connected
-from earwitness.models.local import HeardInPart
+from earwitness.models.exchange import HeardInPart
 from earwitness.preflight import read_questions
 from earwitness.run import Run
 from earwitness.stages.describe import DescribeClips

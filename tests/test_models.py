@@ -14,9 +14,10 @@ from conftest import open_model
 from earwitness.config import Model
 from earwitness.learn.tree import pack
 from earwitness.models import connect, connected, fingerprint, local
+from earwitness.models.exchange import Prompt, PromptError
 from earwitness.models.features import MediaLimit
 from earwitness.models.loading import VideoSettings, attach_adapter, load, video_settings
-from earwitness.models.local import Prompt, PromptError, admit
+from earwitness.models.local import admit
 from earwitness.models.places import ModelError
 from tensors import clip, root
 

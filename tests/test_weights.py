@@ -10,7 +10,7 @@ import pytest
 from earwitness.answers import read
 from earwitness.config import Model
 from earwitness.models import connect
-from earwitness.models.local import Prompt
+from earwitness.models.exchange import Prompt
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.sources.clips import scene_of
 from earwitness.world.puzzles import listed

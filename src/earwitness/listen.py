@@ -8,7 +8,7 @@ from pathlib import Path
 from earwitness.answers import read
 from earwitness.config import ConfigError, Model
 from earwitness.models import connect
-from earwitness.models.local import Prompt
+from earwitness.models.exchange import Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Clip
 from earwitness.run import ARMS

@@ -11,7 +11,8 @@ from earwitness.config import Model, Role, RunConfig, digest
 from earwitness.models.places import ModelError, place_of
 
 if TYPE_CHECKING:
-    from earwitness.models.local import LocalModel, Sense
+    from earwitness.models.exchange import Sense
+    from earwitness.models.local import LocalModel
 
 SENSES: dict[Role, Sense] = {
     "teacher": "sight",

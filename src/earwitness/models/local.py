@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,14 +15,14 @@ from earwitness.learn.inputs import EMBEDDINGS, EMBEDDINGS_MASK
 from earwitness.learn.losses import token_logprobs, window
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Root, Tree, join, pack, share
-from earwitness.media import RATE
+from earwitness.media import RATE, Frames
+from earwitness.models.exchange import Completion, HeardInPart, Prompt, PromptError, Sense, shows_media
 from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
 from earwitness.models.loading import Loaded
 from earwitness.models.places import ModelError
-from earwitness.records import Clip, FinishReason
+from earwitness.records import Clip
 from earwitness.sources.clips import load_frames, load_sound
 
-Sense = Literal["sight", "hearing", "reading"]
 # What may pass the door of each sense. A teacher that heard, or a student that saw, would prove nothing.
 ADMITTED: dict[Sense, frozenset[str]] = {
     "sight": frozenset({"pixel_values_videos", "video_grid_thw", "second_per_grid_ts"}),
@@ -39,36 +37,6 @@ PART: dict[Sense, dict[str, str]] = {
     "hearing": {"type": "audio", "audio": ""},
 }
 POSITION_ONLY = ("second_per_grid_ts",)  # needed to place tokens, not by the forward pass
-
-
-class PromptError(Exception):
-    """A prompt that must not be sent: too long, or its text would be taken for media or the conversation's frame."""
-
-
-class HeardInPart(UserWarning):
-    """Tells of a clip that was not heard whole, wherever nobody reads a model's `notes`."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a model is asked. Of the clip it gets what its sense can take: `frames` silent frames, or the sound.
-
-    `wave` (N,) replaces the clip's own sound (16 kHz, mono).
-    """
-
-    text: str
-    clip: Clip | None = None
-    frames: int = 16
-    wave: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One sample: its text without special tokens, its token ids, and why it ended."""
-
-    text: str
-    ids: tuple[int, ...]
-    finish: FinishReason
 
 
 class LocalModel:
@@ -104,7 +72,7 @@ class LocalModel:
         self._refuse_placeholders(prompt.text)
         media: Media = {}
         counts: tuple[int, ...] = ()
-        if self.sense != "reading" and (prompt.clip is not None or prompt.wave is not None):
+        if self.sense != "reading" and shows_media(prompt):
             media, counts = self._perceive(prompt)
         admit(self.sense, media)
         content = [*(PART[self.sense] for _ in counts), {"type": "text", "text": prompt.text}]
@@ -174,8 +142,8 @@ class LocalModel:
         """Return one tree per clip, and the numbers of the prompts in the order of their branches."""
         about: dict[object, list[int]] = {}
         for number, prompt in enumerate(prompts):
-            alone = prompt.clip is None and prompt.wave is None
-            about.setdefault(number if alone else (prompt.clip, prompt.frames, id(prompt.wave)), []).append(number)
+            key = (prompt.clip, prompt.frames, id(prompt.wave), id(prompt.film))
+            about.setdefault(key if shows_media(prompt) else number, []).append(number)
         placeholder = self.tokenizer.convert_tokens_to_ids(self.family.placeholder) if self.family.placeholder else None
         shared: list[Tree] = []
         for numbers in about.values():
@@ -203,13 +171,17 @@ class LocalModel:
             if self.sense != "hearing":
                 raise ModelError(f"{self.name} is here for its {self.sense} and must not be given a sound")
             return self._listen(prompt.wave, clip, where)
+        if prompt.film is not None:
+            if self.sense != "sight":
+                raise ModelError(f"{self.name} is here for its {self.sense} and must not be given a picture")
+            return self._look(prompt.film)
         assert clip is not None
         if self.sense == "sight":
-            return self.cache.get((clip, frames), lambda: self._look(clip, frames))
+            return self.cache.get((clip, frames), lambda: self._look(load_frames(clip, frames)))
         return self.cache.get(clip, lambda: self._listen(load_sound(clip), clip, where))
 
-    def _look(self, clip: Clip, frames: int) -> tuple[Media, tuple[int, ...]]:
-        media, count = video_tensors(self.model.config, self.video, load_frames(clip, frames))
+    def _look(self, film: Frames) -> tuple[Media, tuple[int, ...]]:
+        media, count = video_tensors(self.model.config, self.video, film)
         return media, (count,)
 
     def _listen(self, wave: NDArray[np.float32], clip: Clip | None, where: str) -> tuple[Media, tuple[int, ...]]:

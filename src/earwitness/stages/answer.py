@@ -9,7 +9,8 @@ from earwitness.answers import read
 from earwitness.config import Answer, Model, PromptName, Role
 from earwitness.learn.tree import Root
 from earwitness.models import connected
-from earwitness.models.local import Completion, LocalModel, Prompt
+from earwitness.models.exchange import Completion, Prompt
+from earwitness.models.local import LocalModel
 from earwitness.prompts import described_prompt, given_prompt, question_prompt
 from earwitness.records import Question, Reply
 from earwitness.stages.asking import encode_each, where_encoded

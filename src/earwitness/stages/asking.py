@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from earwitness.learn.tree import Root
 from earwitness.media import MediaError
+from earwitness.models.exchange import Prompt, PromptError
 from earwitness.models.features import MediaLimit
-from earwitness.models.local import LocalModel, Prompt, PromptError
+from earwitness.models.local import LocalModel
 from earwitness.records import Clip
 from earwitness.table import Failed
 

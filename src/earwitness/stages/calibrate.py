@@ -16,7 +16,8 @@ from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.media import MediaError
 from earwitness.models import connected
-from earwitness.models.local import LocalModel, Prompt
+from earwitness.models.exchange import Prompt
+from earwitness.models.local import LocalModel
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Question
 from earwitness.sources.bank import open_bank

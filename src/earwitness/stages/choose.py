@@ -12,7 +12,8 @@ from typing import Any
 from earwitness.answers import read, same
 from earwitness.learn.trainer import complete_checkpoints, restore
 from earwitness.learn.tree import Root
-from earwitness.models.local import LocalModel, Prompt
+from earwitness.models.exchange import Prompt
+from earwitness.models.local import LocalModel
 from earwitness.prompts import question_prompt
 from earwitness.records import Question
 from earwitness.stages.asking import encode_each, where_encoded

@@ -13,7 +13,8 @@ from earwitness.descriptions import parse as parse_description
 from earwitness.learn.tree import Root
 from earwitness.media import RATE
 from earwitness.models import connected
-from earwitness.models.local import Completion, LocalModel, Prompt
+from earwitness.models.exchange import Completion, Prompt
+from earwitness.models.local import LocalModel
 from earwitness.prompts import template
 from earwitness.records import Clip, Description, Question
 from earwitness.sources.clips import WORLD, load_sound, scene_of

@@ -26,7 +26,8 @@ from earwitness.learn.signals import SignalStore, make_ahead
 from earwitness.learn.teachers import Reading, Signals, listen_to
 from earwitness.learn.tree import Branch, Packed, Tree, pack
 from earwitness.learn.vocabularies import Cuts, SharedVocabulary, VocabularyError
-from earwitness.models.local import LocalModel, Prompt, PromptError
+from earwitness.models.exchange import Prompt, PromptError
+from earwitness.models.local import LocalModel
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.sft import Draw, Lessons, Supervised, prompt_of, showable, spell

@@ -21,7 +21,8 @@ from earwitness.learn.rollouts import rollout_rows
 from earwitness.learn.router import router_weight
 from earwitness.learn.sampling import Decoding
 from earwitness.learn.tree import Packed, Root
-from earwitness.models.local import LocalModel, Prompt
+from earwitness.models.exchange import Prompt
+from earwitness.models.local import LocalModel
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.asking import encode_each, heard_in_part, where_encoded

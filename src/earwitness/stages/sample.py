@@ -9,7 +9,7 @@ from earwitness.answers import read
 from earwitness.config import Model, Sample
 from earwitness.learn.tree import Root
 from earwitness.models import connected
-from earwitness.models.local import Completion, Prompt
+from earwitness.models.exchange import Completion, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Question, Trace
 from earwitness.stages.asking import encode_each, where_encoded

@@ -15,7 +15,8 @@ from earwitness.learn.losses import cross_entropy, token_logprobs
 from earwitness.learn.noise import generator
 from earwitness.learn.router import router_counts, router_weight, with_router
 from earwitness.learn.tree import Branch, Packed, Tree, pack, share
-from earwitness.models.local import LocalModel, Prompt
+from earwitness.models.exchange import Prompt
+from earwitness.models.local import LocalModel
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.asking import encode_each, heard_in_part

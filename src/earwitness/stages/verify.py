@@ -13,7 +13,8 @@ from earwitness.claims import WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
-from earwitness.models.local import LocalModel, Prompt, PromptError
+from earwitness.models.exchange import Prompt, PromptError
+from earwitness.models.local import LocalModel
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.sources.clips import load_sound

@@ -74,7 +74,7 @@ class Unless:
     def _noted(self, items: list[Any]) -> Sequence[Made]:
         if not self.ears:
             return self.make(items)
-        from earwitness.models.local import HeardInPart
+        from earwitness.models.exchange import HeardInPart
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HeardInPart)  # the rows tell
