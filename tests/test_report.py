@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from earwitness.claims import WHOLE_TRACE
-from earwitness.records import Claim, Clip, Grade, Question, Verdict
+from earwitness.records import Claim, Clip, Grade, Lesson, Question, Verdict
 from earwitness.report.document import stable, table_text, write
 from earwitness.report.hearing import judged, section
+from earwitness.report.pools import left_rows
 from earwitness.report.tables import MOST_VALUES, Sitting, categories, claimed, comparisons, rows_and_summary
 from earwitness.report.wording import arm_names, escaped, p_value, text_table
 
@@ -199,6 +200,7 @@ def test_equal_runs_write_equal_files_with_exactly_the_agreed_keys(tmp_path: Pat
     assert set(report) == {
         "run", "version", "config_sha256", "weights_sha256",
         "rows", "summary", "comparisons", "causes", "gaps", "traces", "stages", "controls", "checker", "judged",
+        "left", "losses",
     }  # fmt: skip
     assert set(report["rows"][0]) == {
         "exam", "category", "mode", "variant", "arm", "seed", "n", "correct", "accuracy", "low", "high", "unparsed",
@@ -315,3 +317,34 @@ def test_the_checker_is_measured_on_what_the_traces_claim() -> None:
     assert judged("default", [asked], lambda _: [whole]) == [], "a trace judged as one names no sound"
     page = "\n".join(section({"n": 0}, [row]))
     assert "| default | 6 | 25.0 % | 50.0 % |" in page and "Not calibrated" in page
+
+
+def test_the_page_says_where_training_hurts(tmp_path: Path) -> None:
+    asked = questions(80)
+    seen = [q.tags["seen"] == "audible-only" for q in asked]
+    sat = [sitting("base", None, [s or i % 4 == 1 for i, s in enumerate(seen)], "direct", asked)]
+    sat += [sitting("verified", s, [not s for s in seen], "think", asked) for s in (1, 2, 3)]
+    sat.append(sitting("teacher", None, [True] * 80, "think", asked))
+    report = write(tmp_path, "trial", sat, [], [], [], None, META | {"helped": ["teacher"]})
+    (loss,) = (c for c in report["losses"] if c["category"].startswith("tag:"))
+    assert (loss["category"], loss["arm_a"], loss["arm_b"]) == ("tag:audible-only", "base", "verified")
+    assert (loss["before"], loss["after"], loss["difference"]) == (1, 0, -1)
+    assert "| world | tag:audible-only | verified | 100.0 % | 0.0 % | -100.0 |" in (tmp_path / "report.md").read_text()
+    assert not write(tmp_path, "trial", sat[1:], [], [], [], None, META | {"helped": ["teacher"]})["losses"]
+
+
+def test_the_page_says_what_is_left_of_each_kind_of_question(tmp_path: Path) -> None:
+    asked = questions(8)
+
+    def lessons_of(question: Question) -> list[Lesson]:
+        hard = question.tags["type"] == "after"
+        made = Lesson(think="i hear cat .", answer="cat" if hard else "dog", index=0, pools=("all",), by="teacher")
+        return [made] if hard else [made.model_copy(update={"pools": ("all", "agreed")})]
+
+    left = left_rows(asked, lessons_of)
+    of = {(c["category"], c["pool"]): c for c in left}
+    assert (of["all", "all"]["left"], of["all", "all"]["label_right"]) == (1, 0.5)
+    assert (of["type:count", "agreed"]["left"], of["type:count", "agreed"]["label_right"]) == (1, 1)
+    assert (of["type:after", "agreed"]["left"], of["type:after", "agreed"]["label_right"]) == (0, None)
+    write(tmp_path, "trial", [], [], [], [], None, META, left=left)
+    assert "| type:after | 4 | 0.0 % | 100.0 % (0.0 %) | 0.0 % |" in (tmp_path / "report.md").read_text()

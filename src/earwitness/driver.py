@@ -31,7 +31,7 @@ from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
 from earwitness.report.hearing import judged
-from earwitness.report.pools import pool_rows
+from earwitness.report.pools import left_rows, pool_rows
 from earwitness.report.tables import Sitting
 from earwitness.run import ARMS, Run, RunError, write_json
 from earwitness.stages.calibrate import rates
@@ -239,6 +239,7 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
     traces = [row for s in stories if s.made for row in pool_rows(s.variant, s.made.questions, s.made.lessons.of)]
     claims = [row for s in stories if s.made for row in judged(s.variant, s.made.questions, s.made.verdicts.of)]
     first = stories[0]
+    left = left_rows(first.made.questions, first.made.lessons.of) if first.made else []
     calibrated = calibrate_checker(first.bench, first.made) if first.made and first.made.verdicts.table else None
     checker = rates(list(calibrated.made.values()) if calibrated else [])
     weights = weights_digest([s.bench.config for s in stories], run.digests.of_folder)
@@ -253,7 +254,16 @@ def _report(config: RunConfig, run: Run, stories: Sequence[_Story]) -> dict[str,
     sittings = [sitting for s in stories for sitting in s.sittings]
     pairs = arm_pairs(config) if sittings else []
     return write(
-        run.path, config.name, sittings, pairs, traces, _summed(_stages(stories)), checker, meta, judged=claims
+        run.path,
+        config.name,
+        sittings,
+        pairs,
+        traces,
+        _summed(_stages(stories)),
+        checker,
+        meta,
+        judged=claims,
+        left=left,
     )
 
 

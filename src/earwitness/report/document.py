@@ -15,6 +15,9 @@ from earwitness.report.causes import section as causes_section
 from earwitness.report.gap import gaps
 from earwitness.report.gap import section as gaps_section
 from earwitness.report.hearing import section as checker_section
+from earwitness.report.losses import losses
+from earwitness.report.losses import section as losses_section
+from earwitness.report.pools import left_section
 from earwitness.report.pools import section as pools_section
 from earwitness.report.tables import (
     MOST_VALUES,
@@ -54,6 +57,7 @@ def write(
     meta: Mapping[str, Any],
     by_category: bool = False,
     judged: Sequence[Cell] = (),
+    left: Sequence[Cell] = (),
 ) -> dict[str, Any]:
     """Write `report.json`, `report.md` and the pictures into the folder, and return what `report.json` holds.
 
@@ -75,6 +79,8 @@ def write(
             "stages": [{key: stage[key] for key in ("name", "in", "out", "failed")} for stage in stages],
             "controls": list(meta.get("controls", ())),
             "judged": list(judged),
+            "left": list(left),
+            "losses": losses(sittings, summary, meta.get("helped", ())),
             "checker": dict(checker or {"false_accept": None, "false_reject": None, "n": 0}),
         }
     )
@@ -115,12 +121,10 @@ def markdown(
     lines += [f"earwitness {escaped(str(report['version']))}, {made_of}", ""]
     lines += _ladders(report, chance, names, pictures)
     lines += [*_steps(report, names), *_categories(report, names, pictures)]
-    lines += [*gaps_section(report["gaps"]), *causes_section(report["causes"]), *_pools(report, pictures)]
-    lines += [
-        *checker_section(report["checker"], report["judged"]),
-        *_stages(report["stages"]),
-        *_reading(names, notes),
-    ]
+    lines += [*losses_section(report), *gaps_section(report["gaps"]), *causes_section(report["causes"])]
+    lines += [*_pools(report, pictures), *left_section(report["left"])]
+    lines += [*checker_section(report["checker"], report["judged"]), *_stages(report["stages"])]
+    lines += _reading(names, notes)
     return "\n".join(lines).rstrip() + "\n"
 
 

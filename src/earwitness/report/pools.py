@@ -9,6 +9,7 @@ from earwitness.answers import same
 from earwitness.claims import listed
 from earwitness.needs import OWN_POOLS
 from earwitness.records import Lesson, Pool, Question
+from earwitness.report.tables import categories
 from earwitness.report.wording import escaped, is_control, markdown_table, percent
 
 
@@ -25,6 +26,46 @@ def pool_rows(
     own = _row(variant, "given", questions, lessons_of)
     taught = [_row(variant, pool, questions, lessons_of) for pool in get_args(Pool) if pool not in OWN_POOLS]
     return [*(taught if any(row["traces"] for row in taught) else ()), *((own,) if own["traces"] else ())]
+
+
+def left_rows(
+    questions: Sequence[Question], lessons_of: Callable[[Question], Sequence[Lesson]]
+) -> list[dict[str, Any]]:
+    """Return, per kind of question and pool, the share of those asked that left a lesson, and that of right labels."""
+    pools = [pool for pool in get_args(Pool) if pool not in OWN_POOLS]
+    return [
+        {
+            "category": category,
+            "asked": len(indexes),
+            "pool": pool,
+            "left": row["questions"] / len(indexes),
+            "label_right": row["label_right"],
+        }
+        for category, indexes in categories(questions).items()
+        for pool in pools
+        for row in [_row("", pool, [questions[i] for i in indexes], lessons_of)]
+    ]
+
+
+def left_section(left: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the vote and the checker leave of each kind of question as a section of the page."""
+    kinds = list(dict.fromkeys(cell["category"] for cell in left))
+    if len(kinds) < 2 or not any(cell["left"] for cell in left):
+        return []
+    pools = list(dict.fromkeys(cell["pool"] for cell in left))
+    of = {(cell["category"], cell["pool"]): cell for cell in left}
+    asked = {cell["category"]: str(cell["asked"]) for cell in left}
+    table = [[escaped(kind), asked[kind], *(_left(of[kind, pool]) for pool in pools)] for kind in kinds]
+    told = (
+        "The share of the questions asked of which a lesson is left, and in brackets how many of the labels are right."
+    )
+    head = ["kind of question", "asked", *(escaped(pool) for pool in pools)]
+    return ["## What is left of each kind of question", "", told, "", *markdown_table(head, table), ""]
+
+
+def _left(cell: Mapping[str, Any]) -> str:
+    right = "" if cell["label_right"] is None else f" ({percent(cell['label_right'])})"
+    return percent(cell["left"]) + right
 
 
 def _row(
