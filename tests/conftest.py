@@ -10,7 +10,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch anything
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("house", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("house")
 
 
 def _write(folder, make):

@@ -33,6 +33,9 @@ HEARD = {"events": [{"what": "a dog", "start": 0, "end": 4}], "speech": None, "s
 PARTS = FourParts("plan", "a kettle boils", "so", "in short")
 
 
+CLIP = read_world("world:validation", 1)[0].clip
+
+
 def asked(**changes) -> Question:
     return Question(id="q", clip=Clip(id="c.mp4", media="/nowhere/c.mp4"), text="what ?").model_copy(update=changes)
 
@@ -67,9 +70,9 @@ def test_the_embedded_listener_lists_what_it_hears():
 def test_a_clip_is_listened_to_once_and_a_broken_one_costs_itself_alone(monkeypatch):
     first, second = read_world("world:validation", 2)
     shown: list[int] = []
-    sample = LocalModel.sample_roots
+    sample = LocalModel.draw_roots
     monkeypatch.setattr(
-        LocalModel, "sample_roots", lambda self, roots, *a: shown.append(len(roots)) or sample(self, roots, *a)
+        LocalModel, "draw_roots", lambda self, roots, *a: shown.append(len(roots)) or sample(self, roots, *a)
     )
     again = first.model_copy(update={"id": "again", "text": "another question"})
     one, gone, two, same = DescribeClips(CHECKER, 48)([first, asked(), second, again])
@@ -99,12 +102,12 @@ def test_a_description_that_was_cut_off_is_a_failure_that_says_so(plain):
     ],
 )
 def test_what_a_describer_says_is_read_strictly(plain, text, expected):
-    said = DescribeClips(plain, 64)._read(Completion(text, (), "stop"), connected(plain, "describer"), 4.0)
+    said = DescribeClips(plain, 64)._read(Completion(text, (), "stop"), connected(plain, "describer"), CLIP)
     assert (said.why if isinstance(said, Failed) else said[0].text)[: len(expected)] == expected
 
 
 def test_an_embedded_describer_that_says_nothing_fails():
-    said = DescribeClips(CHECKER, 64)._read(Completion(" ", (), "stop"), connected(CHECKER, "describer"), 4.0)
+    said = DescribeClips(CHECKER, 64)._read(Completion(" ", (), "stop"), connected(CHECKER, "describer"), CLIP)
     assert said == Failed("the description is empty")
 
 

@@ -24,8 +24,7 @@ from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Fork, Tree, pack
 from earwitness.models import connect
 from earwitness.models.adapters import lora_targets
-from earwitness.models.exchange import Prompt
-from earwitness.models.features import MediaLimit
+from earwitness.models.exchange import Drawing, MediaLimit, Prompt
 from earwitness.models.loading import merge_adapter, refuse_old
 from earwitness.models.places import ModelError
 from earwitness.stages.student import LINEAR
@@ -297,7 +296,7 @@ def test_what_was_heard_before_trains_like_what_is_heard_now(fresh):
 
 def test_the_encoder_works_once_a_clip_and_sampling_stays_the_same(fresh):
     calls = []
-    before = fresh.sample([Prompt("what?", wave=sound(0.5))], 2, 1.0, 6, [("k",)])
+    before = fresh.draw([Prompt("what?", wave=sound(0.5))], Drawing(2, 1.0, 6), [("k",)])
     tower = fresh.model.get_submodule(fresh.family.ears.tower)
     tower.register_forward_hook(lambda *_: calls.append(1))
     fresh.model.requires_grad_(False)
@@ -305,7 +304,7 @@ def test_the_encoder_works_once_a_clip_and_sampling_stays_the_same(fresh):
     root = fresh.encode(Prompt("what?", wave=sound(0.5)))
     calls.clear()
     token_logprobs(fresh.model, pack([Tree(root, (Branch.trained(words(3, 1)),))] * 2, fresh.pad))
-    after = [[c.ids for c in group] for group in fresh.sample_roots([root], 2, 1.0, 6, [("k",)])]
+    after = [[c.ids for c in group] for group in fresh.draw_roots([root], Drawing(2, 1.0, 6), [("k",)])]
     assert not calls
     assert after == [[c.ids for c in group] for group in before]
 
@@ -343,7 +342,7 @@ def test_features_come_in_the_encoders_precision(folders, kind):
     with torch.no_grad():
         found = token_logprobs(half.model, pack([Tree(root, (Branch.trained(words(3, 1)),))], half.pad))
     assert found.isfinite().all()
-    assert half.sample_roots([root], 1, 0.0, 2, [()])
+    assert half.draw_roots([root], Drawing(max_tokens=2), [()])
 
 
 # Long clips

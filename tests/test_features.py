@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from earwitness.media import RATE, Frames
-from earwitness.models.features import FeatureCache, MediaLimit, audio_tensors, smart_resize, video_tensors
+from earwitness.models.exchange import MediaLimit
+from earwitness.models.features import FeatureCache, audio_tensors, smart_resize, video_tensors
 from earwitness.models.loading import VideoSettings
 
 STORED = Path(__file__).parent / "data" / "video_processor.npz"

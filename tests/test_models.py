@@ -14,8 +14,7 @@ from conftest import open_model
 from earwitness.config import Model
 from earwitness.learn.tree import pack
 from earwitness.models import connect, connected, fingerprint, local
-from earwitness.models.exchange import Prompt, PromptError
-from earwitness.models.features import MediaLimit
+from earwitness.models.exchange import Drawing, MediaLimit, Prompt, PromptError
 from earwitness.models.loading import VideoSettings, attach_adapter, load, video_settings
 from earwitness.models.local import admit
 from earwitness.models.places import ModelError
@@ -164,7 +163,7 @@ def test_choose_equals_a_plain_forward(listener):
 
 
 def test_a_completion_says_how_it_ended(listener):
-    made = listener.sample([ASK, ASK], 3, 1.0, 40, [("a",), ("b",)])
+    made = listener.draw([ASK, ASK], Drawing(3, 1.0, 40), [("a",), ("b",)])
     for completion in (c for group in made for c in group):
         assert (completion.finish == "stop") == (completion.ids[-1] in listener.stop)
         assert "<|" not in completion.text
@@ -321,7 +320,8 @@ def test_an_adapter_changes_what_is_said_and_is_loaded_frozen(tiny_student, tiny
     adapted = connect(local_spec(tiny_student, adapter=str(tiny_adapter)), "student")
     assert plain.choose([ASK], ["dog"]) != adapted.choose([ASK], ["dog"])
     assert not any(p.requires_grad for p in adapted.model.parameters())
-    assert plain.sample([ASK], 1, 0.0, 8, [()]) != adapted.sample([ASK], 1, 0.0, 8, [()])
+    short = Drawing(max_tokens=8)
+    assert plain.draw([ASK], short, [()]) != adapted.draw([ASK], short, [()])
 
 
 def test_adapters_are_loaded_from_safetensors_only(tiny_student, tiny_adapter, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from earwitness.answers import read
 from earwitness.config import Model
 from earwitness.models import connect
-from earwitness.models.exchange import Prompt
+from earwitness.models.exchange import Drawing, Prompt
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.sources.clips import scene_of
 from earwitness.world.puzzles import listed
@@ -40,7 +40,7 @@ def test_a_description_can_be_read_and_reasoned_about(name):
         described = listed(scene_of(question.clip).heard)
         text = question_prompt(reader.manner, "think", question.text, question.choices)
         prompts.append(Prompt(described_prompt(reader.manner, described, text), None))
-    said = reader.sample(prompts, 1, 0.0, 90, [()] * len(prompts))
+    said = reader.draw(prompts, Drawing(max_tokens=90), [()] * len(prompts))
     right = [read(s[0].text, q.choices).answer == q.answer for s, q in zip(said, asked, strict=True)]
     assert sum(right) >= 36
 

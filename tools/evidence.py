@@ -27,7 +27,9 @@ from earwitness.models import weights_digest
 from earwitness.report.causes import section as causes_section
 from earwitness.report.gap import section as gaps_section
 from earwitness.report.hearing import section as checker_section
+from earwitness.report.losses import section as losses_section
 from earwitness.report.plots import BLUE, GREY, ORANGE, STYLE
+from earwitness.report.pools import left_section
 from earwitness.report.pools import section as pools_section
 from earwitness.report.tables import claimed
 from earwitness.report.wording import escaped, is_control, markdown_table, percent, points
@@ -42,11 +44,16 @@ EXPERIMENTS = (
     "world-grpo",
     "world-scaling",
     "world-checker",
+    "world-onehop",
     "world-layers",
     "world-describers",
     "world-compose",
 )
+LAST_OF_METHOD_ONE = "world-onehop"
 NOTHING = "\u2013"
+BY_KIND = ("world-ablation", "world-onehop")  # what vote and checker leave is told by kind of question
+PAPERS = ("AVQA", "MMAU", "MUSIC-AVQA")
+BESIDE = (("world-ablation", "world"), ("world-ablation", "world-ood"), ("world-onehop", "world-onehop"))
 # What a variant called NAME-NUMBER changes, and what that is in the run itself.
 SCALES = {"traces": 4, "questions": 3000}
 INTRODUCTION = """# Evidence
@@ -96,12 +103,12 @@ def keep(name: str, report: Report) -> None:
         raise ValueError(f"the report of {name} was made with other weights than those of this version: run it again")
     if report["config_sha256"] != RunConfig.load(CONFIGS / f"{name}.toml").measured():
         raise ValueError(f"the report of {name} was made with other settings than {name}.toml has now: run it again")
-    whole = ("run", "version", "config_sha256", "weights_sha256", "traces", "checker", "causes", "gaps")
+    whole = ("run", "version", "config_sha256", "weights_sha256", "traces", "checker", "causes", "gaps", "judged")
     shown = [c for c in report["summary"] if c["category"] == "all" or c["category"].startswith("tag:")]
     steps = [c for c in report["comparisons"] if c["category"] == "all"]
     small = {
-        **{key: report[key] for key in (*whole, "controls")},
-        "judged": report.get("judged", []),
+        **{key: report[key] for key in (*whole, "controls", "left")},
+        "losses": [c for c in report["losses"] if c["category"].startswith("tag:") and c["variant"] == "default"],
         "summary": shown,
         "comparisons": steps,
         "absent": _absent(report["rows"]),
@@ -141,6 +148,8 @@ def write_page(kept: Path, page: Path) -> None:
         lines += [f"Configured, and not run yet with the weights that ship: {', '.join(owed)}.", ""]
     for name, report in reports.items():
         lines += experiment(kept, name, report)
+        if name == LAST_OF_METHOD_ONE:
+            lines += beside_the_paper(kept, reports)
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     for name, report in reports.items():
         _draw(kept / f"{name}.svg", report)
@@ -164,10 +173,32 @@ def experiment(kept: Path, name: str, report: Report) -> list[str]:
         *tags(report),
         *steps(report),
     ]
-    parts = (pools_section(report["traces"]), _checker(report), causes_section(report["causes"]))
-    for part in (*parts, gaps_section(report["gaps"])):
+    pools = (pools_section(report["traces"]), left_section(report["left"]) if name in BY_KIND else [])
+    parts = (*pools, _checker(report), causes_section(report["causes"]), gaps_section(report["gaps"]))
+    for part in (losses_section(report), *parts):
         lines += [f"##{line}" if line.startswith("##") else line for line in part]
     return lines
+
+
+def beside_the_paper(kept: Path, reports: Mapping[str, Report]) -> list[str]:
+    """Return a table of our arms beside the paper's rows (`paper.json`), with what there is to say about it."""
+    columns = [(name, exam) for name, exam in BESIDE if name in reports]
+    ours = [(_mean_of(reports[name], exam), exam) for name, exam in columns]
+    rows = json.loads((kept / "paper.json").read_text(encoding="utf-8"))
+    table = []
+    for row in rows:
+        theirs = [NOTHING if row[key] is None else f"{row[key]:.1f}" for key in PAPERS]
+        mine = [NOTHING if row["arm"] not in of else f"{100 * of[row['arm']]:.1f}" for of, _ in ours]
+        table.append([row["row"], f"`{row['arm']}`", *theirs, *mine])
+    head = ["", "our arm", *(f"paper, {key}" for key in PAPERS), *(f"ours, {escaped(exam)}" for _, exam in ours)]
+    told = (kept / "paper.md").read_text(encoding="utf-8").strip().splitlines()
+    return ["## Beside the paper", "", *told, "", *markdown_table(head, table), ""]
+
+
+def _mean_of(report: Report, exam: str) -> dict[str, float]:
+    """Return every arm's accuracy in an exam; arms of a variant are called `ARM (VARIANT)`."""
+    cells = [c for c in report["summary"] if (c["exam"], c["category"]) == (exam, "all")]
+    return {c["arm"] + ("" if c["variant"] == "default" else f" ({c['variant']})"): c["mean"] for c in cells}
 
 
 def about(name: str) -> list[str]:

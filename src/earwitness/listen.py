@@ -8,7 +8,7 @@ from pathlib import Path
 from earwitness.answers import read
 from earwitness.config import ConfigError, Model
 from earwitness.models import connect
-from earwitness.models.exchange import Prompt
+from earwitness.models.exchange import Drawing, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Clip
 from earwitness.run import ARMS
@@ -37,7 +37,7 @@ def ask(
     name = prompt or student.trained_prompt or "direct"
     text = question_prompt(student.manner, name, question, choices)
     clip = Clip(id=file.name, media=str(file.resolve()), start=span[0], end=span[1])
-    said = student.sample([Prompt(text, clip)], 1, 0.0, max_tokens, [()])[0][0]
+    (said,) = student.draw_roots([student.encode(Prompt(text, clip))], Drawing(max_tokens=max_tokens), [()])[0]
     answer = read(said.text, choices).answer
     return f"{clean(said.text)}\n\nanswer: {clean(answer) if answer is not None else 'none that can be read'}"
 

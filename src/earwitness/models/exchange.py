@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from earwitness.media import Frames
+from earwitness.media import Frames, MediaError
 from earwitness.records import Clip, FinishReason
 
 Sense = Literal["sight", "hearing", "reading"]
@@ -16,6 +17,17 @@ Sense = Literal["sight", "hearing", "reading"]
 
 class PromptError(Exception):
     """A prompt that must not be sent: too long, or its text would be taken for media or the conversation's frame."""
+
+
+class MediaLimit(Exception):  # noqa: N818 (it reads as what it is)
+    """A clip that this model's window cannot take: too short to hear anything, or longer than the window."""
+
+
+class Unanswered(Exception):  # noqa: N818 - named for what it is
+    """A question that a server would not answer, or not in time: the message says what it said instead."""
+
+
+OF_THE_QUESTION = (MediaError, MediaLimit, PromptError, Unanswered)  # a question's own faults: a row that says why
 
 
 class HeardInPart(UserWarning):
@@ -43,6 +55,45 @@ class Completion:
     text: str
     ids: tuple[int, ...]
     finish: FinishReason
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How completions are drawn: `samples` of each prompt, at a `temperature` (0: greedy), of at most `max_tokens`.
+
+    Only the `top_k` likeliest tokens are drawn (0: all), and of those only as many as together reach `top_p` of the
+    probability.
+    """
+
+    samples: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+class Voice(Protocol):
+    """A model that can be asked, wherever it runs. `manner` says in which words, `trained_prompt` what it expects."""
+
+    name: str
+    manner: str
+
+    def check(self, prompt: Prompt) -> None:
+        """Raise one of OF_THE_QUESTION where a prompt cannot be sent as it is."""
+
+    def draw(
+        self, prompts: Sequence[Prompt], how: Drawing, keys: Sequence[tuple[object, ...]]
+    ) -> list[list[Completion] | Exception]:
+        """Draw completions of each prompt, or say what of OF_THE_QUESTION kept it from being answered.
+
+        The noise is a function of the keys, wherever the model allows.
+        """
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[list[float]]:
+        """Return the log-probability (nats) of each option as the whole beginning of the answer to each prompt.
+
+        Raises one of OF_THE_QUESTION.
+        """
 
 
 def shows_media(prompt: Prompt) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from earwitness.learn.families import QWEN2_AUDIO_EARS, Ears
 from earwitness.media import RATE, Frames
+from earwitness.models.exchange import MediaLimit
 
 Media = dict[str, Tensor]
 LongClips = Literal["refuse", "truncate", "chunk"]
@@ -21,17 +22,13 @@ RESCALE = 1 / 255
 LONGEST = 200  # times as long as wide: what the official processor still takes
 
 
-class MediaLimit(Exception):  # noqa: N818 (it reads as what it is)
-    """A clip that this model's window cannot take: too short to hear anything, or longer than the window."""
-
-
 def audio_tensors(
     extractor: Any, wave: NDArray[np.float32], where: str, ears: Ears = QWEN2_AUDIO_EARS, config: Any = None
 ) -> tuple[Media, int]:
     """Return a family's tensors for a waveform (N,) at 16 kHz, and how many audio tokens it takes.
 
-    `config` is the model's. Raises MediaLimit for a clip longer than
-    these ears take (it would be cut in silence), or too short to give the audio tokens that they need.
+    `config` is the model's. Raises MediaLimit for a clip longer than these ears take (it would be cut in silence), or
+    too short to give the audio tokens that they need.
     """
     longest = ears.longest(extractor)
     if longest is not None and len(wave) > longest:

@@ -16,7 +16,16 @@ from earwitness.learn.losses import token_logprobs, window
 from earwitness.learn.sampling import Decoding, sample
 from earwitness.learn.tree import Branch, Root, Tree, join, pack, share
 from earwitness.media import RATE, Frames
-from earwitness.models.exchange import Completion, HeardInPart, Prompt, PromptError, Sense, shows_media
+from earwitness.models.exchange import (
+    OF_THE_QUESTION,
+    Completion,
+    Drawing,
+    HeardInPart,
+    Prompt,
+    PromptError,
+    Sense,
+    shows_media,
+)
 from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
 from earwitness.models.loading import Loaded
 from earwitness.models.places import ModelError
@@ -94,30 +103,35 @@ class LocalModel:
         """Return a response's token ids, ended by the stop token: what a student is trained to say."""
         return (*self._ids(text), self.turn_end)
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        samples: int,
-        temperature: float,
-        max_tokens: int,
-        keys: Sequence[tuple[object, ...]],
-    ) -> list[list[Completion]]:
-        """Draw `samples` completions of each prompt; keys make the noise a function of what is drawn."""
-        return self.sample_roots([self.encode(p) for p in prompts], samples, temperature, max_tokens, keys)
+    def check(self, prompt: Prompt) -> None:
+        """Raise PromptError, MediaError or MediaLimit for a prompt that cannot be encoded."""
+        self.encode(prompt)
 
-    def sample_roots(
-        self,
-        roots: Sequence[Root],
-        samples: int,
-        temperature: float,
-        max_tokens: int,
-        keys: Sequence[tuple[object, ...]],
-        top_k: int = 0,
-        top_p: float = 1.0,
+    def encode_each(self, prompts: Sequence[Prompt]) -> list[Root | Exception]:
+        """Encode prompts one by one; one that cannot be encoded becomes the reason why."""
+        encoded: list[Root | Exception] = []
+        for prompt in prompts:
+            try:
+                encoded.append(self.encode(prompt))
+            except OF_THE_QUESTION as error:
+                encoded.append(error)
+        return encoded
+
+    def draw(
+        self, prompts: Sequence[Prompt], how: Drawing, keys: Sequence[tuple[object, ...]]
+    ) -> list[list[Completion] | Exception]:
+        """Draw completions of each prompt, or say why one cannot be encoded. The noise is a function of the keys."""
+        encoded = self.encode_each(prompts)
+        good = [(root, key) for root, key in zip(encoded, keys, strict=True) if not isinstance(root, Exception)]
+        drawn = iter(self.draw_roots([root for root, _ in good], how, [key for _, key in good]))
+        return [root if isinstance(root, Exception) else next(drawn) for root in encoded]
+
+    def draw_roots(
+        self, roots: Sequence[Root], how: Drawing, keys: Sequence[tuple[object, ...]]
     ) -> list[list[Completion]]:
-        """Like `sample`, for prompts that are encoded already."""
-        decoding = Decoding(temperature, max_tokens, self.pad, self.stop, self.forbidden, top_k, top_p)
-        drawn = sample(self.model, roots, samples, decoding, keys)
+        """Like `draw`, for prompts that are encoded already."""
+        decoding = Decoding(how.temperature, how.max_tokens, self.pad, self.stop, self.forbidden, how.top_k, how.top_p)
+        drawn = sample(self.model, roots, how.samples, decoding, keys)
         return [[self._complete(s.ids, s.stopped) for s in group] for group in drawn]
 
     @torch.no_grad()

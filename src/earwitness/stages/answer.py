@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from earwitness.answers import read
 from earwitness.config import Answer, Model, PromptName, Role
-from earwitness.learn.tree import Root
 from earwitness.models import connected
-from earwitness.models.exchange import Completion, Prompt
-from earwitness.models.local import LocalModel
+from earwitness.models.exchange import Completion, Drawing, Prompt, Voice
 from earwitness.prompts import described_prompt, given_prompt, question_prompt
 from earwitness.records import Question, Reply
-from earwitness.stages.asking import encode_each, where_encoded
+from earwitness.stages.asking import draw_each
 from earwitness.table import Failed
 
 
@@ -37,19 +35,16 @@ class AnswerQuestions:
         model = connected(self.examinee, "textual_teacher" if self._reads else self.role)
         prompts = [self._prompt(model, question, told) for question, told in block]
 
-        def work(indexes: list[int], roots: list[Root]) -> list[list[Reply]]:
-            keys = [(self.seed, "answer", block[i][0].id) for i in indexes]
-            s = self.settings
-            drawn = model.sample_roots(roots, 1, s.temperature, s.max_tokens, keys, s.top_k, s.top_p)
-            return [[_reply(group[0], block[i][0])] for i, group in zip(indexes, drawn, strict=True)]
-
-        return where_encoded(encode_each(model, prompts), work)
+        s = self.settings
+        how = Drawing(1, s.temperature, s.max_tokens, s.top_k, s.top_p)
+        keys = [(self.seed, "answer", question.id) for question, _ in block]
+        return draw_each(model, prompts, how, keys, lambda i, group: [_reply(group[0], block[i][0])])
 
     @property
     def _reads(self) -> bool:
         return self.settings.sees != "clip"
 
-    def _prompt(self, model: LocalModel, question: Question, told: str | None) -> Prompt:
+    def _prompt(self, model: Voice, question: Question, told: str | None) -> Prompt:
         watches = self.role == "teacher" and not self._reads
         name = {"think": "audio" if watches else "think", "given-trace": "direct"}.get(self.prompt, self.prompt)
         text = question_prompt(model.manner, name, question.text, question.choices)

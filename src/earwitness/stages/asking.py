@@ -6,26 +6,32 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from earwitness.learn.tree import Root
-from earwitness.media import MediaError
-from earwitness.models.exchange import Prompt, PromptError
-from earwitness.models.features import MediaLimit
+from earwitness.models.exchange import Completion, Drawing, Prompt, Voice
 from earwitness.models.local import LocalModel
 from earwitness.records import Clip
 from earwitness.table import Failed
 
 T = TypeVar("T")
-OF_THE_QUESTION = (MediaError, MediaLimit, PromptError)  # a question's own faults: a row that says why
+
+
+def draw_each(
+    model: Voice,
+    prompts: Sequence[Prompt],
+    how: Drawing,
+    keys: Sequence[tuple[object, ...]],
+    read: Callable[[int, list[Completion]], T | Failed],
+) -> list[T | Failed]:
+    """Read what a model answers to each prompt (`read` gets its index); one without an answer becomes the reason."""
+    return [
+        failure(drawn, prompts[i].clip) if isinstance(drawn, Exception) else read(i, drawn)
+        for i, drawn in enumerate(model.draw(prompts, how, keys))
+    ]
 
 
 def encode_each(model: LocalModel, prompts: Sequence[Prompt]) -> list[Root | Failed]:
     """Encode prompts one by one; a prompt that cannot be encoded becomes the reason why."""
-    encoded: list[Root | Failed] = []
-    for prompt in prompts:
-        try:
-            encoded.append(model.encode(prompt))
-        except OF_THE_QUESTION as error:
-            encoded.append(failure(error, prompt.clip))
-    return encoded
+    encoded = zip(model.encode_each(prompts), prompts, strict=True)
+    return [failure(root, prompt.clip) if isinstance(root, Exception) else root for root, prompt in encoded]
 
 
 def failure(error: Exception, clip: Clip | None) -> Failed:

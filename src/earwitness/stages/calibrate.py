@@ -16,13 +16,12 @@ from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.media import MediaError
 from earwitness.models import connected
-from earwitness.models.exchange import Prompt
-from earwitness.models.local import LocalModel
+from earwitness.models.exchange import OF_THE_QUESTION, Prompt, Voice
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Question
 from earwitness.sources.bank import open_bank
 from earwitness.sources.clips import load_sound
-from earwitness.stages.asking import OF_THE_QUESTION, failure
+from earwitness.stages.asking import failure
 from earwitness.stages.verify import noisy, yes_scores
 from earwitness.table import Failed
 
@@ -42,7 +41,7 @@ class CalibrateChecker:
         model = connected(self.checker, "checker")
         return [self._listen(model, question, claimed) for question, claimed in block]
 
-    def _listen(self, model: LocalModel, question: Question, claimed: tuple[str, ...]) -> list[Claim] | Failed:
+    def _listen(self, model: Voice, question: Question, claimed: tuple[str, ...]) -> list[Claim] | Failed:
         bank = open_bank(self.settings.bank, question.clip)
         rng = generator(self.seed, "calibrate", question.id)
         present = set(claimed) | set(question.clip.sounds or ())

@@ -12,7 +12,7 @@ from typing import Any
 from earwitness.answers import read, same
 from earwitness.learn.trainer import complete_checkpoints, restore
 from earwitness.learn.tree import Root
-from earwitness.models.exchange import Prompt
+from earwitness.models.exchange import Drawing, Prompt
 from earwitness.models.local import LocalModel
 from earwitness.prompts import question_prompt
 from earwitness.records import Question
@@ -49,7 +49,7 @@ def _agreed(student: LocalModel, prompt: str, block: Sequence[Labelled], max_tok
     prompts = [Prompt(question_prompt(student.manner, prompt, q.text, q.choices), q.clip) for q, _ in block]
 
     def work(indexes: list[int], roots: list[Root]) -> list[bool]:
-        drawn = student.sample_roots(roots, 1, 0.0, max_tokens, [()] * len(roots))
+        drawn = student.draw_roots(roots, Drawing(max_tokens=max_tokens), [()] * len(roots))
         return [_agrees(group[0].text, *block[i]) for i, group in zip(indexes, drawn, strict=True)]
 
     return sum(found is True for found in where_encoded(encode_each(student, prompts), work))

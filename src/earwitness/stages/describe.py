@@ -10,16 +10,14 @@ from earwitness.config import Model
 from earwitness.cota import CotaError, parse
 from earwitness.descriptions import DescriptionError, render, validate
 from earwitness.descriptions import parse as parse_description
-from earwitness.learn.tree import Root
 from earwitness.media import RATE
 from earwitness.models import connected
-from earwitness.models.exchange import Completion, Prompt
-from earwitness.models.local import LocalModel
+from earwitness.models.exchange import Completion, Drawing, Prompt, Voice
 from earwitness.prompts import template
 from earwitness.records import Clip, Description, Question
 from earwitness.sources.clips import WORLD, load_sound, scene_of
 from earwitness.sources.problems import unfit
-from earwitness.stages.asking import OF_THE_QUESTION, failure, where_encoded
+from earwitness.stages.asking import draw_each
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 from earwitness.world.puzzles import listed
@@ -41,37 +39,25 @@ class DescribeClips:
         """Return each question's one description, or why there is none."""
         model = connected(self.describer, "describer")
         clips = list(dict.fromkeys(question.clip for question in questions))
-        heard = [_listen(model, clip) for clip in clips]
-
-        def work(indexes: list[int], roots: list[Root]) -> list[Told]:
-            keys = [("describe", clips[i].id) for i in indexes]
-            drawn = model.sample_roots(roots, 1, 0.0, self.max_tokens, keys)
-            return [self._read(group[0], model, heard[i][1]) for i, group in zip(indexes, drawn, strict=True)]
-
-        told = dict(zip(clips, where_encoded([root for root, _ in heard], work), strict=True))
+        prompts = [Prompt(template(model.manner, "describe"), clip) for clip in clips]
+        keys = [("describe", clip.id) for clip in clips]
+        how = Drawing(max_tokens=self.max_tokens)
+        read = draw_each(model, prompts, how, keys, lambda i, group: self._read(group[0], model, clips[i]))
+        told = dict(zip(clips, read, strict=True))
         return [told[question.clip] for question in questions]
 
-    def _read(self, said: Completion, model: LocalModel, seconds: float) -> Told:
+    def _read(self, said: Completion, model: Voice, clip: Clip) -> Told:
         if said.finish == "length":
             return Failed(f"{UNUSABLE}was cut off after {self.max_tokens} tokens: raise describe.max_tokens")
         text = said.text
         if model.manner == "plain":
             try:
                 heard = parse_description(text)
-                validate(heard, seconds)
+                validate(heard, len(load_sound(clip)) / RATE)
             except DescriptionError as error:
                 return Failed(f"{UNUSABLE}{error}")
             text = render(heard)
         return _told(text, model.name)
-
-
-def _listen(model: LocalModel, clip: Clip) -> tuple[Root | Failed, float]:
-    """Return what the describer is asked about a clip (or why it cannot be), and how many seconds the clip has."""
-    try:
-        root = model.encode(Prompt(template(model.manner, "describe"), clip))
-        return root, len(load_sound(clip)) / RATE
-    except OF_THE_QUESTION as error:
-        return failure(error, clip), 0.0
 
 
 def describe_known(question: Question, source: Literal["caption", "field", "oracle"]) -> Told:

@@ -21,7 +21,7 @@ from earwitness.learn.rollouts import rollout_rows
 from earwitness.learn.router import router_weight
 from earwitness.learn.sampling import Decoding
 from earwitness.learn.tree import Packed, Root
-from earwitness.models.exchange import Prompt
+from earwitness.models.exchange import Drawing, Prompt
 from earwitness.models.local import LocalModel
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
@@ -198,7 +198,8 @@ def _times_right(
 ) -> list[int | Failed]:
     def work(indexes: list[int], roots: list[Root]) -> list[int]:
         keys = [(job.seed, "filter", block[i][0].id) for i in indexes]
-        drawn = local.sample_roots(roots, settings.filter_samples, settings.temperature, settings.max_tokens, keys)
+        how = Drawing(settings.filter_samples, settings.temperature, settings.max_tokens)
+        drawn = local.draw_roots(roots, how, keys)
         asked = [block[i] for i in indexes]
         return [
             sum(accuracy(c.text, question.choices, lesson.answer) > 0 for c in group)

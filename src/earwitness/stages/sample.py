@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from earwitness.answers import read
 from earwitness.config import Model, Sample
-from earwitness.learn.tree import Root
 from earwitness.models import connected
-from earwitness.models.exchange import Completion, Prompt
+from earwitness.models.exchange import Completion, Drawing, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Question, Trace
-from earwitness.stages.asking import encode_each, where_encoded
+from earwitness.stages.asking import draw_each
 from earwitness.table import Failed
 
 
@@ -32,17 +31,13 @@ class SampleTraces:
             for q in questions
         ]
 
-        def work(indexes: list[int], roots: list[Root]) -> list[list[Trace]]:
-            keys = [(self.seed, "sample", questions[i].id) for i in indexes]
-            drawn = model.sample_roots(
-                roots, self.settings.traces, self.settings.temperature, self.settings.max_tokens, keys
-            )
-            return [
-                [read_trace(c, questions[i], n, model.name) for n, c in enumerate(group)]
-                for i, group in zip(indexes, drawn, strict=True)
-            ]
+        how = Drawing(self.settings.traces, self.settings.temperature, self.settings.max_tokens)
+        keys = [(self.seed, "sample", q.id) for q in questions]
 
-        return where_encoded(encode_each(model, prompts), work)
+        def read_traces(index: int, group: list[Completion]) -> list[Trace]:
+            return [read_trace(c, questions[index], n, model.name) for n, c in enumerate(group)]
+
+        return draw_each(model, prompts, how, keys, read_traces)
 
 
 def read_trace(completion: Completion, question: Question, index: int, by: str) -> Trace:

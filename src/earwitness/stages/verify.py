@@ -13,12 +13,11 @@ from earwitness.claims import WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
-from earwitness.models.exchange import Prompt, PromptError
-from earwitness.models.local import LocalModel
+from earwitness.models.exchange import OF_THE_QUESTION, Drawing, Prompt, PromptError, Voice
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.sources.clips import load_sound
-from earwitness.stages.asking import OF_THE_QUESTION, failure
+from earwitness.stages.asking import failure
 from earwitness.table import Failed
 
 YES_NO = ("yes", "no")
@@ -41,10 +40,10 @@ class VerifyTraces:
         model = connected(self.checker, "checker")
         return [self._judge(model, question, traces) for question, traces in block]
 
-    def _judge(self, model: LocalModel, question: Question, traces: list[Trace]) -> list[Verdict] | Failed:
+    def _judge(self, model: Voice, question: Question, traces: list[Trace]) -> list[Verdict] | Failed:
         try:
             sound = heard_as(question.clip, self.settings.noise)
-            model.encode(replace(sound, text="?"))  # a clip that cannot be heard fails, whatever is claimed of it
+            model.check(replace(sound, text="?"))  # a clip that cannot be heard fails, whatever is claimed of it
             if self.settings.unit == "trace":
                 return [self._whole(model, sound, trace) for trace in traces]
             claims = [self._claims(question, trace) for trace in traces]
@@ -59,9 +58,12 @@ class VerifyTraces:
         teller = connected(self.extractor, "textual_teacher")
         prompt = Prompt(fill(template(teller.manner, "extract"), trace=trace.think))
         key = ("extract", question.id, trace.index)
-        return listed(teller.sample([prompt], 1, 0.0, 128, [key])[0][0].text)
+        (told,) = teller.draw([prompt], Drawing(max_tokens=128), [key])
+        if isinstance(told, Exception):
+            raise told
+        return listed(told[0].text)
 
-    def _whole(self, model: LocalModel, sound: Prompt, trace: Trace) -> Verdict:
+    def _whole(self, model: Voice, sound: Prompt, trace: Trace) -> Verdict:
         if trace.think is None:
             return Verdict(index=trace.index, claims=(), accepted=False, reason=NO_THINKING, by=model.name)
         prompt = replace(sound, text=fill(template(model.manner, "trace"), trace=trace.think))
@@ -93,7 +95,7 @@ class Listener:
     def hears(self, question: Question) -> Failed | None:
         """Return why the checker cannot hear a question's clip, None where it can."""
         try:
-            self.model.encode(replace(self._sound(question), text="?"))
+            self.model.check(replace(self._sound(question), text="?"))
         except OF_THE_QUESTION as error:
             return failure(error, question.clip)
         return None
@@ -120,7 +122,7 @@ class Listener:
 
     def _can_be_asked(self, claim: str) -> bool:
         try:
-            self.model.encode(Prompt(claim))
+            self.model.check(Prompt(claim))
         except PromptError:
             return False
         return True
@@ -143,14 +145,14 @@ def noisy(wave: NDArray[np.float32], level: float, key: str) -> NDArray[np.float
     return np.clip(wave + loudness * drawn, -1, 1).astype(np.float32)
 
 
-def score_claims(model: LocalModel, sound: Prompt, claims: Sequence[str]) -> dict[str, float]:
+def score_claims(model: Voice, sound: Prompt, claims: Sequence[str]) -> dict[str, float]:
     """Return the checker's score of each claim about what it hears."""
     text = template(model.manner, "claim")
     prompts = [replace(sound, text=fill(text, claim=claim)) for claim in claims]
     return dict(zip(claims, yes_scores(model, prompts), strict=True))
 
 
-def yes_scores(model: LocalModel, prompts: Sequence[Prompt]) -> list[float]:
+def yes_scores(model: Voice, prompts: Sequence[Prompt]) -> list[float]:
     """Return p(yes) / (p(yes) + p(no)) of each prompt, rounded to four digits."""
     parts = [prompts[start : start + TOGETHER] for start in range(0, len(prompts), TOGETHER)]
     scores = [score for part in parts for score in model.choose(part, YES_NO)]

@@ -17,6 +17,7 @@ from earwitness.world.speech import MEANING, MOODS, SAYINGS, VOICES, Said, Utter
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 LOOKUPS = ("after", "before", "count", "most", "nth", "exist")
 KINDS = (*LOOKUPS, "louder")
+GLANCES = ("most", "exist")  # of the clip as a whole: what a listener may know without going through it
 SPOKEN = ("after", "count", "voice")
 MOST_COUNTED = 4
 SOUND_TEXT = {

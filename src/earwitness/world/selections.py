@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from earwitness.world.puzzles import KINDS, LOOKUPS, SPOKEN, Puzzle, draw_puzzle
+from earwitness.world.puzzles import GLANCES, KINDS, LOOKUPS, SPOKEN, Puzzle, draw_puzzle
 from earwitness.world.scenes import Difficulty, Scene, draw_scene
 from earwitness.world.speech import Talk, Utterance, draw_utterance
 
 EASY = Difficulty("easy", events=(5, 7))
+PLAIN = Difficulty("plain", events=(5, 7), silent_movers=0.0, blurred=0.0, off_screen=0.0)
 DEFAULT = Difficulty("default", blurred=0.6, blurred_again=0.5, off_screen=0.25, noise=1.5)
 CROWDED = Difficulty("crowded", kinds=(4,), events=(6, 7), noise=1.5)
 # What the weights are made from: an ear that knows few silent movers, an eye that knows none.
@@ -21,7 +22,7 @@ FEELING = Talk("mood", words=(3, 6), voices=(1, 1), themed=1.0)
 # Words that share a mood say nothing of the prosody's here: the four moods are equally likely.
 SPEECH_SCHOOL = Talk("speech-school", themed=0.7, agree=0.25)
 DIFFICULTIES: dict[str, Difficulty | Talk] = {
-    d.name: d for d in (EASY, DEFAULT, CROWDED, EAR_SCHOOL, EYE_SCHOOL, SPEECH, CHATTER, FEELING, SPEECH_SCHOOL)
+    d.name: d for d in (EASY, PLAIN, DEFAULT, CROWDED, EAR_SCHOOL, EYE_SCHOOL, SPEECH, CHATTER, FEELING, SPEECH_SCHOOL)
 }
 
 BUILD_SEEDS = 110_000_000
@@ -52,6 +53,9 @@ SELECTIONS = {
     "world-easy:train": Selection(EASY, 300_000_000, LOOKUPS),
     "world-easy:validation": Selection(EASY, 310_000_000, LOOKUPS),
     "world-easy:exam": Selection(EASY, 320_000_000, LOOKUPS),
+    "world-onehop:train": Selection(PLAIN, 350_000_000, GLANCES),
+    "world-onehop:validation": Selection(PLAIN, 360_000_000, GLANCES),
+    "world-onehop:exam": Selection(PLAIN, 370_000_000, GLANCES),
     "world-ood:validation": Selection(CROWDED, 410_000_000, (*KINDS, "last"), deepest=5),
     "world-ood:exam": Selection(CROWDED, 420_000_000, (*KINDS, "last"), deepest=5),
     "world-speech:train": Selection(SPEECH, 500_000_000, SPOKEN, think=True),
