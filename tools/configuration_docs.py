@@ -28,8 +28,8 @@ the variant's name.
 Sources are named `world:train`, `world-easy:train`, `world-speech:train`, `world-reasoned:train` and
 `world-given:train` (sounds, and sounds and speech, every question with its reasoning), `folder:PATH` (reads its
 `questions.jsonl`),
-`jsonl:PATH`, `avqa:train`, `avqa:train-choose`, `avqa:val`; exams `world`, `world-easy`, `world-onehop`, `world-ood`, `world-speech`,
-`world-speech-ood`, `world-mood`, or any source.
+`jsonl:PATH`, `avqa:train`, `avqa:train-choose`, `avqa:val`; exams `world`, `world-easy`, `world-onehop`, `world-ood`,
+`world-speech`, `world-speech-ood`, `world-mood`, or any source.
 """
 
 

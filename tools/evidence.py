@@ -51,7 +51,7 @@ EXPERIMENTS = (
 )
 LAST_OF_METHOD_ONE = "world-onehop"
 NOTHING = "\u2013"
-BY_KIND = ("world-ablation", "world-onehop")  # what vote and checker leave is told by kind of question
+BY_KIND = ("world-ablation", "world-onehop")  # told by kind of question: what is left of it, and where training hurts
 PAPERS = ("AVQA", "MMAU", "MUSIC-AVQA")
 BESIDE = (("world-ablation", "world"), ("world-ablation", "world-ood"), ("world-onehop", "world-onehop"))
 # What a variant called NAME-NUMBER changes, and what that is in the run itself.
@@ -173,9 +173,9 @@ def experiment(kept: Path, name: str, report: Report) -> list[str]:
         *tags(report),
         *steps(report),
     ]
-    pools = (pools_section(report["traces"]), left_section(report["left"]) if name in BY_KIND else [])
-    parts = (*pools, _checker(report), causes_section(report["causes"]), gaps_section(report["gaps"]))
-    for part in (losses_section(report), *parts):
+    kinds = [losses_section(report), left_section(report["left"])] if name in BY_KIND else []
+    parts = (pools_section(report["traces"]), *kinds, _checker(report), causes_section(report["causes"]))
+    for part in (*parts, gaps_section(report["gaps"])):
         lines += [f"##{line}" if line.startswith("##") else line for line in part]
     return lines
 
