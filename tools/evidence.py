@@ -105,7 +105,7 @@ def keep(name: str, report: Report) -> None:
         raise ValueError(f"the report of {name} was made with other settings than {name}.toml has now: run it again")
     whole = ("run", "version", "config_sha256", "weights_sha256", "traces", "checker", "causes", "gaps", "judged")
     shown = [c for c in report["summary"] if c["category"] == "all" or c["category"].startswith("tag:")]
-    steps = [c for c in report["comparisons"] if c["category"] == "all"]
+    steps = [c for c in report["comparisons"] if c["category"] == "all" and c["seed"] == "pooled"]
     small = {
         **{key: report[key] for key in (*whole, "controls", "left")},
         "losses": [c for c in report["losses"] if c["category"].startswith("tag:") and c["variant"] == "default"],
@@ -214,7 +214,7 @@ def _checker(report: Report) -> list[str]:
 
 def accuracies(report: Report) -> list[str]:
     """Return a table of every arm's accuracy in every exam, and how often its replies claim an absent sound."""
-    cells = [c for c in report["summary"] if c["category"] == "all"]
+    cells = _news([c for c in report["summary"] if c["category"] == "all"], ("arm", "mode"), "mean")
     exams = list(dict.fromkeys(c["exam"] for c in cells))
     of = {(c["exam"], *_line(c)): c for c in cells}
     absent = {(c["exam"], *_line(c)): c["share"] for c in report["absent"]}
@@ -232,11 +232,12 @@ def tags(report: Report) -> list[str]:
     if not cells:
         return []
     exam = cells[0]["exam"]
-    kinds = list(dict.fromkeys(c["category"] for c in cells if c["exam"] == exam))
-    of = {(c["category"], *_line(c)): c["mean"] for c in cells if c["exam"] == exam}
+    cells = _news([c for c in cells if c["exam"] == exam], ("arm", "mode"), "mean")
+    kinds = list(dict.fromkeys(c["category"] for c in cells))
+    of = {(c["category"], *_line(c)): c["mean"] for c in cells}
     table = [
         [_name(line, report), *(percent(of.get((kind, *line))) for kind in kinds)]
-        for line in dict.fromkeys(_line(c) for c in cells if c["exam"] == exam)
+        for line in dict.fromkeys(_line(c) for c in cells)
     ]
     head = [f"in {escaped(exam)}", *(escaped(kind.removeprefix("tag:")) for kind in kinds)]
     return [*markdown_table(head, table), ""]
@@ -244,8 +245,8 @@ def tags(report: Report) -> list[str]:
 
 def steps(report: Report) -> list[str]:
     """Return a table of the differences between arms, those that are claimed with a star."""
-    readers = {gap["reader"] for gap in report["gaps"]}
-    cells = [c for c in report["comparisons"] if c["seed"] == "pooled" and not readers & {c["arm_a"], c["arm_b"]}]
+    compared = [c for c in report["comparisons"] if _of_students(c, report)]
+    cells = _news(compared, ("mode", "arm_a", "arm_b"), "difference")
     if not cells:
         return []
     exams = list(dict.fromkeys(c["exam"] for c in cells))
@@ -257,6 +258,26 @@ def steps(report: Report) -> list[str]:
         modes = f", {escaped(mode)}" if _both_ways(report) else ""
         table.append([said + modes, *(_points(of.get((exam, *step))) for exam in exams)])
     return [*markdown_table(["step, in points", *map(escaped, exams)], table), ""]
+
+
+def _news(cells: Sequence[Cell], key: tuple[str, ...], value: str) -> list[Cell]:
+    """Leave out what a variant has in common with the run itself: the same arms, made once."""
+    found: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
+    for cell in cells:
+        places = found.setdefault((cell["variant"], *(cell[k] for k in key)), {})
+        places[cell["exam"], cell["category"]] = cell[value]
+    return [c for c in cells if c["variant"] == "default" or _differs(c, key, found)]
+
+
+def _differs(cell: Cell, key: tuple[str, ...], found: Mapping[tuple[str, ...], object]) -> bool:
+    same = tuple(cell[k] for k in key)
+    return found[(cell["variant"], *same)] != found.get(("default", *same))
+
+
+def _of_students(cell: Cell, report: Report) -> bool:
+    """Whether a comparison is between trained students, or begins with the untouched one."""
+    trained = {c["arm"] for c in report["summary"] if c["seeds"]}
+    return cell["arm_b"] in trained and (cell["arm_a"] in trained or cell["arm_a"] == report["summary"][0]["arm"])
 
 
 def _line(cell: Cell) -> tuple[str, str, str]:
