@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,12 +18,10 @@ HOUSE = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def evidence() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evidence", HOUSE / "tools/evidence.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def evidence() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(HOUSE / "tools"))
+    yield importlib.import_module("evidence")
+    sys.path.remove(str(HOUSE / "tools"))
 
 
 def test_the_page_is_what_the_kept_reports_say(evidence, tmp_path):

@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
+from evidence_pictures import draw
 
 from earwitness.config import RunConfig
 from earwitness.models import weights_digest
@@ -28,7 +27,6 @@ from earwitness.report.causes import section as causes_section
 from earwitness.report.gap import section as gaps_section
 from earwitness.report.hearing import section as checker_section
 from earwitness.report.losses import section as losses_section
-from earwitness.report.plots import BLUE, GREY, ORANGE, STYLE
 from earwitness.report.pools import left_section
 from earwitness.report.pools import section as pools_section
 from earwitness.report.tables import claimed
@@ -54,8 +52,6 @@ NOTHING = "\u2013"
 BY_KIND = ("world-ablation", "world-onehop")  # told by kind of question: what is left of it, and where training hurts
 PAPERS = ("AVQA", "MMAU", "MUSIC-AVQA")
 BESIDE = (("world-ablation", "world"), ("world-ablation", "world-ood"), ("world-onehop", "world-onehop"))
-# What a variant called NAME-NUMBER changes, and what that is in the run itself.
-SCALES = {"traces": 4, "questions": 3000}
 INTRODUCTION = """# Evidence
 
 What each step of both methods is worth on the embedded world. `make evidence` runs all of it again (hours, on two
@@ -152,7 +148,7 @@ def write_page(kept: Path, page: Path) -> None:
             lines += beside_the_paper(kept, reports)
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     for name, report in reports.items():
-        _draw(kept / f"{name}.svg", report)
+        draw(kept / f"{name}.svg", report, lambda line, report=report: _name(line, report))
 
 
 def there(kept: Path) -> list[str]:
@@ -314,69 +310,6 @@ def _points(cell: Cell | None) -> str:
     if cell is None:
         return NOTHING
     return points(cell["difference"]) + ("*" if claimed(cell) else "")
-
-
-# --- the pictures -----------------------------------------------------------------------------------------------------
-
-
-def _draw(file: Path, report: Report) -> None:
-    scales = {scale: found for scale in SCALES if len(found := _scaled(report, scale)) > 1}
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "earwitness", "svg.fonttype": "none"}):
-        figure = _curves(scales) if scales else _dots(report)
-        figure.savefig(file, bbox_inches="tight", metadata={"Date": None, "Creator": None})
-
-
-def _scaled(report: Report, scale: str) -> dict[int, dict[str, Cell]]:
-    """Return the first exam's cells by what was scaled: number, then arm."""
-    cells = [c for c in report["summary"] if c["category"] == "all"]
-    found: dict[int, dict[str, Cell]] = {}
-    for cell in cells:
-        name, _, number = cell["variant"].rpartition("-")
-        at = SCALES[scale] if cell["variant"] == "default" else int(number) if name == scale else None
-        if at is not None and cell["exam"] == cells[0]["exam"]:
-            found.setdefault(at, {})[cell["arm"]] = cell
-    return dict(sorted(found.items()))
-
-
-def _curves(scales: Mapping[str, Mapping[int, Mapping[str, Cell]]]) -> Figure:
-    figure = Figure(figsize=(4.5 * len(scales), 3.2))
-    colours = (GREY, ORANGE, BLUE)
-    for axis, (scale, found) in zip(figure.subplots(1, len(scales), squeeze=False)[0], scales.items(), strict=True):
-        for colour, arm in zip(colours, dict.fromkeys(a for cells in found.values() for a in cells), strict=False):
-            line = [(at, cells[arm]) for at, cells in found.items() if arm in cells]
-            numbers, means = [at for at, _ in line], [100 * cell["mean"] for _, cell in line]
-            spread = [50 * (cell["seed_high"] - cell["seed_low"]) for _, cell in line]
-            axis.errorbar(numbers, means, yerr=spread, color=colour, marker="o", markersize=4, capsize=2, label=arm)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(list(found), [f"{at:,}" for at in found])
-        axis.set_xlabel(scale)
-        axis.set_ylabel("right, %")
-        axis.legend(frameon=False)
-    return figure
-
-
-def _dots(report: Report) -> Figure:
-    """Draw every arm's mean and interval over seeds, one panel an exam."""
-    cells = [c for c in report["summary"] if c["category"] == "all"]
-    exams = list(dict.fromkeys(c["exam"] for c in cells))
-    lines = list(dict.fromkeys(_line(c) for c in cells))
-    figure = Figure(figsize=(2.0 + 2.6 * len(exams), 0.8 + 0.24 * len(lines)))
-    names = [_name(line, report).replace("\\", "") for line in lines]
-    for axis, exam in zip(figure.subplots(1, len(exams), sharey=True, squeeze=False)[0], exams, strict=True):
-        of = {_line(c): c for c in cells if c["exam"] == exam}
-        for at, line in enumerate(lines):
-            cell = of.get(line)
-            if cell is not None:
-                half = 0.0 if cell["seed_low"] is None else 50 * (cell["seed_high"] - cell["seed_low"])
-                axis.errorbar(
-                    100 * cell["mean"], at, xerr=half or None, color=BLUE, marker="o", markersize=4, capsize=2
-                )
-        axis.set_yticks(range(len(lines)), names)
-        axis.set_ylim(len(lines) - 0.5, -0.5)
-        axis.set_xlabel("right, %")
-        axis.set_title(exam)
-        axis.grid(axis="x", color=GREY, alpha=0.25)
-    return figure
 
 
 if __name__ == "__main__":
