@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from earwitness.config import SECTIONS, Exams, Model, Questions, Section, Train
+from earwitness.config import SECTIONS, Budget, Exams, Model, Questions, Section, Train, Wire
 
 HEAD = """\
 # Configuration
@@ -17,6 +17,8 @@ the command line as `section.key=value`. A key marked *where* says where or how 
 what is made: changing it never makes finished work again. This page is written by `tools/configuration_docs.py`.
 
 At the top: `name` (the run's folder under `--root`) and `seed` (everything random that is not training).
+`shards` (0: none) cuts the data stages into so many parts, which worker processes of this machine make, or with
+`pool = "ray"` a Ray cluster; both say where, and change nothing that is made.
 
 `[arms]` maps an arm's name to its steps in order, for example
 `sightsound = [{ stage = "sft", lessons = "verified" }, { stage = "grpo", prompts = "agreed" }]`. A step may set any key
@@ -36,6 +38,7 @@ Sources are named `world:train`, `world-easy:train`, `world-speech:train`, `worl
 def page() -> str:
     """Return the page."""
     parts = [HEAD, _section("questions", Questions), _section("exams", Exams), _section("models.ROLE", Model)]
+    parts += [_section("models.ROLE.wire", Wire), _section("budget", Budget)]
     parts += [_section(name, section) for name, section in SECTIONS.items()]
     return "\n".join([*parts, _section("train", Train)])
 

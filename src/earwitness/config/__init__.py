@@ -13,32 +13,33 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from earwitness.config.base import Section, digest
 from earwitness.config.explain import explain, nearest
+from earwitness.config.models import Budget, Model, Role, Wire
 from earwitness.config.sections import (
     SECTIONS,
     Answer,
+    Ask,
     Describe,
     Distil,
     Exams,
     Grpo,
-    Model,
     Optimisation,
     PromptName,
     Questions,
-    Role,
     Sample,
-    Section,
     Select,
     Sft,
     Train,
     Verify,
     Vote,
-    digest,
 )
 
 __all__ = [
     "SECTIONS",
     "Answer",
+    "Ask",
+    "Budget",
     "ConfigError",
     "Describe",
     "Distil",
@@ -58,6 +59,7 @@ __all__ = [
     "Train",
     "Verify",
     "Vote",
+    "Wire",
     "digest",
 ]
 
@@ -94,9 +96,13 @@ class RunConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = 1
+    pool: Literal["local", "ray"] = "local"
+    shards: int = Field(0, ge=0)
     questions: Questions
     exams: Exams = Exams()
     models: dict[Role, Model]
+    budget: Budget = Budget()
+    ask: Ask = Ask()
     sample: Sample = Sample()
     vote: Vote = Vote()
     verify: Verify = Verify()
@@ -167,7 +173,8 @@ class RunConfig(Section):
 
     def measured(self) -> str:
         """Return the sha256 of all that decides a run's results: not where it ran, nor how many processes it had."""
-        parts = {name: part.identity() for name, part in self if isinstance(part, Section)}
+        parts = {name: part.identity() for name, part in self if isinstance(part, Section) and name != "ask"}
+        parts = {name: identity for name, identity in parts.items() if identity}
         models = {role: model.identity() for role, model in self.models.items()}
         plain = self.model_dump(mode="json", include={"name", "seed", "arms", "variants"})
         limits = [self.questions.limit, self.exams.limit]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import Any, get_args
 
-from earwitness.config.sections import SECTIONS, Exams, Model, Questions, Role, Section, Train
+from earwitness.config.base import Section
+from earwitness.config.models import Model, Role
+from earwitness.config.sections import SECTIONS, Exams, Questions, Train
 
 
 def nearest(key: str, known: Any) -> str:

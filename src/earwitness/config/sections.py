@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from earwitness.config.base import Names, Section, later, where
 from earwitness.records import Pool
 
-Role = Literal["teacher", "checker", "student", "describer", "textual_teacher"]
 PromptName = Literal["direct", "think", "plain", "given-trace"]
-
-
-def where(default: Any, **bounds: Any) -> Any:
-    """A field that says where or how much: not part of the identity of what is made with it."""
-    return Field(default, json_schema_extra={"identity": False}, **bounds)
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what is made, as plain JSON values."""
-        fields = type(self).model_fields
-        keep = {k for k, f in fields.items() if (f.json_schema_extra or {}).get("identity", True)}  # type: ignore[union-attr]
-        return self.model_dump(mode="json", include=keep)
-
-
-def digest(value: Any, length: int = 12) -> str:
-    """Return the first `length` hex digits of the sha256 of a JSON value in canonical form."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Questions(Section):
@@ -70,31 +38,20 @@ class Exams(Section):
     limit: int = where(0, ge=0)
 
 
-class Model(Section):
-    """A model and where it runs: `world` (ships in the package), `local` (a transformers folder or hub name), `served`.
+class Ask(Section):
+    """Questions of the teacher's own about clips that have none: `questions` of them a clip, each with `choices`.
 
-    `adapter` is a PEFT adapter's folder. `revision` is stated for hub and served models, whose weights we cannot hash.
-    `long_clips` says what becomes of a clip that is longer than the model can hear at once: it fails (`refuse`), its
-    end is cut off and a note says so (`truncate`), or it is heard in several parts (`chunk`, where the model can).
+    Clips longer than `span` seconds are cut into spans of that length (0: never). The same model is then asked each
+    question `blind` times without seeing anything, and those that it answers right every time are dropped (0: none).
     """
 
-    kind: Literal["world", "local", "served"]
-    name: str
-    revision: str | None = None
-    adapter: str | None = None
-    long_clips: Literal["refuse", "truncate", "chunk"] = "refuse"
-    base_url: str | None = where(None)
-    profile: Literal["vllm", "sglang", "openai", "transformers-serve", "custom"] = where("vllm")
-    api_key_env: str | None = where(None)
-    concurrency: int = where(0, ge=0)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = where("auto")
-
-    @model_validator(mode="after")
-    def _served_has_a_place(self) -> Model:
-        if self.kind == "served" and not self.base_url:
-            raise ValueError("a served model needs base_url (for example http://localhost:8000/v1)")
-        return self
+    questions: int = Field(3, ge=1)
+    choices: int = Field(4, ge=2, le=8)
+    span: float = Field(0.0, ge=0)
+    blind: int = Field(2, ge=0)
+    temperature: float = Field(0.7, ge=0)
+    frames: int = Field(16, ge=1)
+    max_tokens: int = Field(1024, ge=1)
 
 
 class Sample(Section):
@@ -196,6 +153,9 @@ class Grpo(Optimisation):
     `prompts` names the pool whose questions and labels are used; `group` samples are drawn per question;
     `filter_samples` drawn once per question before training drop the questions that the model always or never gets
     right (0: no filter), among `filter_questions` drawn from the pool (0: all).
+    `rollouts` are drawn in the process that trains (`local`) or by the server at models.student.base_url (`served`),
+    which is given each step's adapter, or under full tuning reloads the weights every `reload_every` steps; there each
+    token's importance ratio between trainer and server corrects the gradient, at most by `importance_cap`.
     """
 
     steps: int = Field(60, ge=1)
@@ -219,6 +179,9 @@ class Grpo(Optimisation):
     checker_weight: float = Field(0.0, ge=0)
     filter_samples: int = Field(0, ge=0)
     filter_questions: int = Field(0, ge=0)
+    rollouts: Literal["local", "served"] = later("local")
+    reload_every: int = later(1, ge=1)
+    importance_cap: float = later(2.0, gt=0)
 
 
 class Describe(Section):
@@ -333,6 +296,7 @@ class Train(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
+    "ask": Ask,
     "sample": Sample,
     "vote": Vote,
     "verify": Verify,

@@ -1,0 +1,1 @@
+"""Models behind servers: requests that are each paid once."""
