@@ -81,17 +81,11 @@ class Workers:
         if self.count == 1:
             yield from map(function, items)
             return
-        pending: deque[Future[Out]] = deque()
-        try:
-            for number, item in enumerate(items):
-                pending.append(self._submit(f"item {number} of {_name(function)}", function, (item,)))
-                if len(pending) >= 2 * self.count:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        yield from _in_order(
+            lambda number, item: self._submit(f"item {number} of {_name(function)}", function, (item,)),
+            items,
+            self.count,
+        )
 
     def submit(self, function: Callable[..., Out], *args: Any) -> Future[Out]:
         """Start `function(*args)` in a free worker and return its future; without workers it runs at once, here."""
@@ -120,6 +114,33 @@ class Workers:
     def _kill(self) -> None:
         for child in self._children:
             child.process.kill()
+
+
+def waiting_map(function: Callable[[In], Out], items: Iterable[In], threads: int) -> Iterator[Out]:
+    """Yield `function(item)` in the order of the items, `threads` of them under way: for work that waits for servers.
+
+    Whoever stops early does not wait for what is under way.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="asking")
+    try:
+        yield from _in_order(lambda _, item: pool.submit(function, item), items, threads)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(submit: Callable[[int, In], Future[Out]], items: Iterable[In], count: int) -> Iterator[Out]:
+    """Yield the results of what is submitted in the order of the items, with at most twice `count` under way."""
+    pending: deque[Future[Out]] = deque()
+    try:
+        for number, item in enumerate(items):
+            pending.append(submit(number, item))
+            if len(pending) >= 2 * count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 class _Child:

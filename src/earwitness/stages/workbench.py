@@ -17,10 +17,11 @@ from earwitness.records import Clip, Question, Record, Row
 from earwitness.run import Run, read_object, row_source
 from earwitness.table import BLOCK, EARLIER, Failed, Made, Make, Noted, RunError, StaleRow, Table, write_json
 from earwitness.terminal import Progress, ProgressLine
-from earwitness.workers import Workers
+from earwitness.workers import Workers, waiting_map
 
 R = TypeVar("R", bound=Record)
 WORLD_VERSION = "world 1"
+SLOTS = 64  # requests under way at a server, unless the model's `concurrency` says another number
 MAKERS = "models.json"  # in a table's folder: the fingerprints of the models that made its rows, to name a changed one
 
 
@@ -160,11 +161,21 @@ class Workbench:
 
         def over(function: Make, blocks: list[list[Question]]) -> Iterable[Sequence[Made]]:
             items = ([work(q) for q in block] for block in blocks)
-            spared = Unless(function, _cutting_ears(models or {}))
-            return self.workers.map(spared, items) if models else map(spared, items)
+            return self._over(Unless(function, _cutting_ears(models or {})), items, models or {})
 
         rows = self._rows(table, questions, sources, make, over, makers, models or {}, shown)
         return self._read(table, rows, record, shown or stage)
+
+    def _over(
+        self, make: Unless, blocks: Iterable[list[Any]], models: Mapping[Role, Model]
+    ) -> Iterable[Sequence[Made]]:
+        """Apply a stage's function to blocks: in worker processes where models compute, in threads where they wait."""
+        served = [spec for spec in models.values() if spec.kind == "served"]
+        if not served:
+            return self.workers.map(make, blocks) if models else map(make, blocks)
+        if len(served) < len(models):
+            return map(make, blocks)  # a model that computes here is one thread's
+        return waiting_map(make, blocks, max(map(_askers, served)))
 
     def note(self, text: str) -> None:
         """Say something on the terminal that is not a stage's progress."""
@@ -242,6 +253,11 @@ class Workbench:
             return f"Changed: the {changed[0]}'s files ({models[changed[0]].name})"
         media = next(q.clip.media for q in questions if q.id == question_id)
         return f"Changed: the question {question_id!r} or its clip {media}"
+
+
+def _askers(spec: Model) -> int:
+    """Return how many blocks are put to a server side by side: enough to fill its slots, and not the memory."""
+    return min(32, max(2, (spec.concurrency or SLOTS) * len(spec.base_url) // 4))
 
 
 def _cutting_ears(models: Mapping[Role, Model]) -> tuple[tuple[Model, Role], ...]:
