@@ -101,6 +101,13 @@ def late():
 )
 def test_the_core_is_light(module):
     """Configurations, tables and scores are read where no model could be."""
-    told = f"import sys, {module}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert not set(HEAVY) & modules_behind(module)
+
+
+def test_data_stages_against_servers_need_no_torch():
+    assert not {"torch", "transformers"} & modules_behind("earwitness.driver")
+
+
+def modules_behind(module: str) -> set[str]:
+    told = f"import sys, {module}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split())

@@ -99,7 +99,7 @@ def drive(
     release_models()  # of an earlier run of this process: their files may have changed
     with Run.open(root, config.name, shard) as run:
         run.save_config(config.to_toml())
-        with Workers(worker_count(config), PRELOAD) as workers:
+        with Workers(worker_count(config, until), PRELOAD) as workers:
             stories = []
             for variant, questions in asked.items():
                 bench = Workbench(config.variant(variant), run, workers, line, redo)

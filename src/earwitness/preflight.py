@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from earwitness.config import Answer, ConfigError, Distil, Grpo, Optimisation, RunConfig, Step
+from earwitness.config import Answer, ConfigError, Distil, Grpo, Model, Optimisation, Role, RunConfig, Step
 from earwitness.exams import load_exam
 from earwitness.launcher import Launcher, find_launcher
 from earwitness.models.places import place_of
@@ -88,15 +88,8 @@ def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | Non
     for role in roles(config, until):
         spec = config.model(role)
         if spec.kind == "served":
-            if role == "textual_teacher" and any(isinstance(t, Distil) and t.layer_weight for t in trainings(config)):
-                raise ConfigError(
-                    "models.textual_teacher is served, and no server gives hidden states: layer_kd needs a local one. "
-                    'Name one (kind = "local"), or set layer_weight to 0'
-                )
-            raise ConfigError(
-                f"models.{role}: served models are not built yet in this version; name a local one "
-                '(kind = "local"), or rehearse with --rehearse'
-            )
+            _refuse_served(config, role, spec, data_only)
+            continue
         if spec.kind == "local" and _is_path(spec.name) and not Path(spec.name).is_dir():
             raise ConfigError(f"models.{role}: there is no folder {spec.name}")
         place_of(spec)
@@ -108,6 +101,26 @@ def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | Non
         raise ConfigError(f"exams.both_ways names {unknown[0]!r}, which is not among exams.names")
     if config.verify.bank is not None and not Path(config.verify.bank).is_dir():
         raise ConfigError(f"verify.bank: {config.verify.bank} is not a folder; name one with sound files in it")
+
+
+def _refuse_served(config: RunConfig, role: Role, spec: Model, data_only: bool) -> None:
+    """Raise ConfigError where a server cannot do what a role is here for, or its key is not there."""
+    steps = [] if data_only else trainings(config)
+    if role == "student" and steps:
+        raise ConfigError(
+            "models.student is served, and nobody can train what lies behind a server: name a local one "
+            '(kind = "local"); its rollouts may be drawn by a server, with grpo.rollouts = "served"'
+        )
+    if role == "textual_teacher" and any(isinstance(t, Distil) and t.layer_weight for t in steps):
+        raise ConfigError(
+            "models.textual_teacher is served, and no server gives hidden states: layer_kd needs a local one. "
+            'Name one (kind = "local"), or set layer_weight to 0'
+        )
+    if spec.api_key_env and not os.environ.get(spec.api_key_env):
+        raise ConfigError(
+            f"models.{role}: its key is to be in the environment variable {spec.api_key_env}, which is not set: "
+            f"export {spec.api_key_env}=..."
+        )
 
 
 def refuse_no_choice(config: RunConfig, asked: Asked) -> None:
@@ -133,8 +146,13 @@ def refuse_no_truth(config: RunConfig, asked: Asked, until: str | None = None) -
         )
 
 
-def worker_count(config: RunConfig) -> int:
-    """Return how many one-thread workers run side by side: one a core on the CPU, none beside the driver on a GPU."""
+def worker_count(config: RunConfig, until: str | None = None) -> int:
+    """Return how many one-thread workers run side by side up to a stage: one a core on the CPU, none beside the driver
+    on a GPU, or where nothing is computed here.
+    """
+    asked = [config.model(role) for role in roles(config, until)]
+    if asked and all(spec.kind == "served" for spec in asked):
+        return 1
     if config.train.parallel:
         return config.train.parallel
     if any(m.kind != "served" and m.device.startswith("cuda") for m in config.models.values()) or has_gpu():
