@@ -28,6 +28,7 @@ FLOORS = {
     "media": 2,
     "needs": 2,
     "run": 2,
+    "statistics": 2,
     "workers": 2,
     "world": 2,
     "exams": 3,

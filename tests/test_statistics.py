@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from earwitness.report.statistics import bootstrap_interval, cluster_permutation, mcnemar, t_interval, t_quantile
+from earwitness.statistics.differences import (
+    cluster_permutation,
+    detectable_difference,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+)
+from earwitness.statistics.intervals import bootstrap_interval, t_interval, t_quantile, wilson_interval
+from earwitness.statistics.repeated import pass_at, repeated, rotations, shuffled
 
 
 def test_mcnemar_counts_and_equals_the_exact_binomial_test() -> None:
@@ -85,3 +93,64 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         mcnemar([1, 0], [1])
     with pytest.raises(ValueError, match="freedom"):
         t_quantile(0.975, 0)
+
+
+def test_wilson_equals_scipys_and_stays_within_bounds() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for correct, n in ((0, 5), (5, 5), (8, 10), (660, 1000)):
+        expected = stats.binomtest(correct, n).proportion_ci(method="wilson")
+        assert wilson_interval(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    with pytest.raises(ValueError, match="n > 0"):
+        wilson_interval(0, 0)
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_paired_interval_is_of_b_minus_a_and_drawn_by_clip() -> None:
+    rng = np.random.default_rng(5)
+    a = rng.random(400) < 0.5
+    b = a | (rng.random(400) < 0.2)
+    low, high = paired_bootstrap(a, b, range(400))
+    assert 0 < low < (b.mean() - a.mean()) < high
+    assert paired_bootstrap(b, a, range(400)) == pytest.approx((-high, -low))
+    shared = paired_bootstrap(np.repeat(a[:40], 10), np.repeat(b[:40], 10), np.repeat(np.arange(40), 10).tolist())
+    assert shared[1] - shared[0] > 2 * (high - low)
+
+
+def test_the_detectable_difference_is_detected_four_times_in_five() -> None:
+    assert detectable_difference(1000, 0.2) == pytest.approx(0.04, abs=0.001)
+    rng = np.random.default_rng(0)
+    n, discordance = 1000, 0.2
+    d = detectable_difference(n, discordance)
+    found = 0
+    for _ in range(400):
+        draw = rng.random(n)
+        a, b = draw < (discordance - d) / 2, (draw >= (discordance - d) / 2) & (draw < discordance)
+        found += mcnemar(a, b)[2] < 0.05
+    assert found / 400 == pytest.approx(0.8, abs=0.08)
+
+
+def test_pass_at_k_is_unbiased_and_no_accuracy() -> None:
+    assert pass_at(1, 3, 10) == pytest.approx(0.3)
+    assert pass_at(10, 1, 10) == 1.0
+    assert pass_at(2, 1, 4) == pytest.approx(0.5)
+
+
+def test_repeated_answers_are_averaged_voted_on_and_an_even_vote_is_lost() -> None:
+    said = [["a", "a", None], ["b", "c", "c"], [None, None, "c"]]
+    found = repeated(said, ["a", "b", "c"])
+    assert (found.k, found.average, found.majority, found.passed) == (3, pytest.approx(4 / 9), pytest.approx(1 / 3), 1)
+    assert repeated([["a", "b"]], ["a"]).majority == 0
+    with pytest.raises(ValueError, match="groups"):
+        repeated([["a"], ["a", "b"]], ["a", "b"])
+
+
+def test_shuffled_choices_tell_knowing_from_a_liking_for_the_first() -> None:
+    assert rotations(("x", "y", "z")) == [("x", "y", "z"), ("y", "z", "x"), ("z", "x", "y")]
+    knows, likes_first, never_answers = ["x", "x", "x"], ["x", "y", "z"], [None, None, None]
+    found = shuffled([knows, likes_first, never_answers], ["x", "x", "x"])
+    assert (found.average, found.always, found.consistent) == pytest.approx((4 / 9, 1 / 3, 1 / 3))

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earwitness.records import Question
-from earwitness.report.statistics import bootstrap_interval, cluster_permutation
 from earwitness.report.tables import SIGNIFICANT, Cell, Sitting
 from earwitness.report.wording import escaped, markdown_table, percent, points, shown
+from earwitness.statistics.differences import cluster_permutation
+from earwitness.statistics.intervals import bootstrap_interval
 
 TAG, AGREE, CONFLICT = "words", "agree", "conflict"
 Outcomes = NDArray[np.int64]

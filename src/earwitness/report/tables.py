@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earwitness.records import Grade, Question
-from earwitness.report.statistics import bootstrap_intervals, cluster_permutation, mcnemar, t_interval
+from earwitness.statistics.differences import cluster_permutation, mcnemar
+from earwitness.statistics.intervals import bootstrap_intervals, t_interval
 
 Cell = dict[str, Any]  # one entry of a list in report.json
 MOST_VALUES = 64  # a tag with more values than this names questions rather than sorting them

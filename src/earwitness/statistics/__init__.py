@@ -1,0 +1,1 @@
+"""What a score is worth: intervals, tests between two systems, and several answers to one question."""
