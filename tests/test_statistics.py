@@ -95,6 +95,11 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         t_quantile(0.975, 0)
 
 
+def test_wilson_has_its_known_values() -> None:
+    assert wilson_interval(8, 10) == pytest.approx((0.490162, 0.943318), abs=1e-6)
+    assert wilson_interval(0, 5)[0] == 0 and wilson_interval(5, 5)[1] == 1
+
+
 def test_wilson_equals_scipys_and_stays_within_bounds() -> None:
     stats = pytest.importorskip("scipy.stats")
     for correct, n in ((0, 5), (5, 5), (8, 10), (660, 1000)):
