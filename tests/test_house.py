@@ -44,6 +44,7 @@ FLOORS = {
     "life": 6,
     "driver": 7,
     "demo": 8,
+    "ask": 8,
     "plan": 8,
     "rehearsal": 8,
     "cli": 9,

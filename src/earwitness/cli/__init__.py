@@ -19,6 +19,7 @@ Teach an audio-language model to reason, from a teacher that watches the silent 
 
   earwitness demo                                the whole method on the embedded world, in minutes
   earwitness check my.toml                       what a run would do, before anything is spent
+  earwitness ask my.toml                         the teacher writes questions about videos that have none
   earwitness run my.toml --rehearse              every stage with tiny models, two questions, a minute
   earwitness run my.toml questions.limit=500     the run; the same command continues it after any stop
   earwitness show runs/my-run                    where it stands; with a question's id: its whole life

@@ -62,7 +62,7 @@ class Drawing:
     """How completions are drawn: `samples` of each prompt, at a `temperature` (0: greedy), of at most `max_tokens`.
 
     Only the `top_k` likeliest tokens are drawn (0: all), and of those only as many as together reach `top_p` of the
-    probability.
+    probability. `schema` is a JSON schema as text: models that can hold an answer to one do, others do not look at it.
     """
 
     samples: int = 1
@@ -70,6 +70,7 @@ class Drawing:
     max_tokens: int = 1024
     top_k: int = 0
     top_p: float = 1.0
+    schema: str | None = None
 
 
 class Voice(Protocol):

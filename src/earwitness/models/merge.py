@@ -15,9 +15,9 @@ from earwitness.learn.tree import Branch, Tree, pack
 from earwitness.media import RATE
 from earwitness.models import connect
 from earwitness.models.exchange import Prompt
-from earwitness.models.loading import CARD, stored_dtype
+from earwitness.models.loading import stored_dtype
 from earwitness.models.local import LocalModel
-from earwitness.models.places import ModelError
+from earwitness.models.places import CARD, ModelError
 
 QUESTIONS = ("what is heard ?", "which sound is the first one ?", "is a dog heard ? yes or no")
 ANSWERS = ("a dog barks, and then a bell rings", "yes")

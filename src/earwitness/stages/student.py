@@ -140,7 +140,7 @@ def save(job: TrainingJob, student: Student, prompt: str, checkpoint: Path | Non
 
     The weights are the student's, or those of a checkpoint's folder: of a model that no process holds whole.
     """
-    from earwitness.models.loading import CARD
+    from earwitness.models.places import CARD
 
     final = job.folder / FINAL
     partial = job.folder / "final.partial"
