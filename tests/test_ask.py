@@ -19,9 +19,9 @@ from earwitness.config import Ask, ConfigError, Model, RunConfig
 from earwitness.media import write_clip, write_sound
 from earwitness.models.exchange import Completion, Drawing, Prompt, PromptError, Unanswered
 from earwitness.pretrain.tiny import write_tiny
-from earwitness.records import Clip, Draft
+from earwitness.records import Clip, Draft, Question
 from earwitness.run import RunError
-from earwitness.sources.drafts import SCHEMA
+from earwitness.sources.drafts import SCHEMA, DraftError, read_draft
 from earwitness.sources.footage import footage_id, media_in, read_footage, spans, write_questions
 from earwitness.sources.questions import SourceError, clip_in, read_folder, read_questions
 from earwitness.stages.ask import BLIND, SURPLUS, TWICE, AskAboutClips
@@ -144,6 +144,10 @@ def test_a_clip_fails_alone_and_says_why(clip, tmp_path):
     assert unanswered.why == "question 1 could not be asked without the clip: the server was busy"
 
 
+def test_a_teacher_that_is_asked_without_a_clip_sees_nothing(watcher):
+    assert watcher.sense == "sight" and watcher.encode(Prompt("which sound is the last one ?")).media == {}
+
+
 # folders
 
 
@@ -230,6 +234,22 @@ def test_a_file_of_questions_is_never_overwritten_and_read_back_before_it_is_the
 def _file(folder: Path, row: dict) -> Path:
     (folder / "q.jsonl").write_text(json.dumps(row))
     return folder / "q.jsonl"
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@given(words, st.lists(words, min_size=2, max_size=2))
+def test_whatever_passes_the_rules_can_be_written_and_read_back(tmp_path_factory, text, offered):
+    item = {"question": f"what {text}", "choices": [f"a {choice}" for choice in offered]}
+    try:
+        question, choices, right = read_draft(item | {"answer": item["choices"][0]}, 2)
+    except DraftError:
+        return
+    folder = tmp_path_factory.mktemp("written")
+    asked = Question(id="q", clip=clip_in(folder, "a.mp4"), text=question, choices=choices, tags={"proposed": right})
+    write_questions(folder, [asked])
+    assert read_folder(folder) == [asked]
 
 
 # the command

@@ -14,7 +14,7 @@ from earwitness.config import digest
 from earwitness.media import MediaError, probe
 from earwitness.records import Clip, Question
 from earwitness.sources.questions import FILE, MEDIA, SourceError, clip_in, read_questions
-from earwitness.table import writing
+from earwitness.table import sync_folder, writing
 
 SHORTEST = 1.0  # seconds: what is left of a clip behind its last whole span, and is shorter, is no span
 _LONGEST_ID = 120
@@ -103,6 +103,7 @@ def write_questions(folder: Path, questions: Sequence[Question]) -> Path:
             _publish(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+        sync_folder(folder)
     return path
 
 
