@@ -65,7 +65,9 @@ def film_clock(film: Film) -> dict[str, Any]:
 
     `num_frames` stands beside `fps` because the one without the other makes the server cut the film after 32 frames.
     """
-    indices = [round(time * TICKS) for time in film.times]
+    indices: list[int] = []
+    for time in film.times:
+        indices.append(max(round(time * TICKS), indices[-1] + 1 if indices else 0))  # servers want them to rise
     total = max([round(film.duration * TICKS), len(indices), *(index + 1 for index in indices)])
     return {
         "num_frames": -1,
