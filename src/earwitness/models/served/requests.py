@@ -15,7 +15,7 @@ from earwitness.models.served.profiles import wire_of
 from earwitness.models.served.showing import Shown
 from earwitness.sources.encoded import Film, samples_in
 
-PATH = "chat/completions"
+PATH = "/chat/completions"
 TICKS = 1000  # a frame's time is told as a whole number of these per second: never off by more than half of one
 TOP = 20  # tokens whose log-probabilities servers give at most
 TOKENS_PER_SECOND = 50  # of sound, and

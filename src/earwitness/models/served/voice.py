@@ -159,8 +159,8 @@ class ServedModel:
 
     def _answers(self, orders: Sequence[Order]) -> dict[str, Answer | Exception]:
         """Return the answers to orders by name: those of the ledger, and those that are asked for now."""
-        known = self.desk.ledger.answered([name for order in orders for name in order.names])
-        found: dict[str, Answer | Exception] = dict(known)
+        ledger, names = self.desk.ledger, [name for order in orders for name in order.names]
+        found: dict[str, Answer | Exception] = dict(ledger.answered(names)) if ledger else {}
         calls: dict[tuple[str, ...], Call] = {}
         for order in orders:
             missing = [number for number, name in enumerate(order.names) if name not in found]
@@ -173,11 +173,11 @@ class ServedModel:
             except OF_THE_QUESTION as error:
                 found |= dict.fromkeys(order.names, error)
         answered = self.desk.engine(self.spec).ask(list(calls.values())) if calls else []
-        for names, answers in zip(calls, answered, strict=True):
+        for keys, answers in zip(calls, answered, strict=True):
             if isinstance(answers, Unanswered):
-                found |= dict.fromkeys(names, answers)
+                found |= dict.fromkeys(keys, answers)
             else:
-                found |= dict(zip(names, answers, strict=True))
+                found |= dict(zip(keys, answers, strict=True))
         return found
 
     def _drawn(
