@@ -11,6 +11,7 @@ from earwitness.config import ConfigError, RunConfig
 from earwitness.driver import FAILED_SHARE, PRELOAD
 from earwitness.flow import write_drafts
 from earwitness.models.places import manner_of
+from earwitness.models.served.desk import open_desk
 from earwitness.preflight import refuse, worker_count
 from earwitness.records import Draft, Question
 from earwitness.run import Run
@@ -83,7 +84,7 @@ def ask(
     if not every:
         return Outcome({}, kept, [], 0, 0, "", [])
     release_models()  # of an earlier run of this process: their files may have changed
-    with Run.open(root, config.name) as run:
+    with Run.open(root, config.name) as run, open_desk(config, run.root, run.name):
         run.save_config(config.to_toml())
         with Workers(worker_count(config, "sample"), PRELOAD) as workers:
             bench = Workbench(config, run, workers, None if quiet else ProgressLine(), redo)

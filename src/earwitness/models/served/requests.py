@@ -53,6 +53,8 @@ def body(spec: Model, shown: Shown, text: str, how: Drawing, asked: Asked = Aske
         made["seed"] = asked.seed
     if asked.options:
         made |= _held_to(asked.options, wire.choices)
+    elif how.schema is not None:
+        made |= _held_to_schema(json.loads(how.schema), wire.choices)
     if asked.top or asked.ids:
         made |= {"logprobs": True, "top_logprobs": asked.top}
     if asked.ids:
@@ -120,14 +122,20 @@ def _sampling(spec: Model, how: Drawing) -> dict[str, Any]:
 def _held_to(options: Sequence[str], choices: str) -> dict[str, Any]:
     if choices == "structured_outputs":
         return {"structured_outputs": {"choice": list(options)}}
-    if choices == "none":
-        return {}
     schema = {
         "type": "object",
         "properties": {"answer": {"type": "string", "enum": list(options)}},
         "required": ["answer"],
         "additionalProperties": False,
     }
+    return _held_to_schema(schema, choices)
+
+
+def _held_to_schema(schema: dict[str, Any], choices: str) -> dict[str, Any]:
+    if choices == "structured_outputs":
+        return {"structured_outputs": {"json": schema}}
+    if choices == "none":
+        return {}
     return {
         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     }

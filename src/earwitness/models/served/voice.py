@@ -136,7 +136,8 @@ class ServedModel:
         seen = content_shown(prompt, spec, self.sense)
         text = hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()
         wire = {"sent": self.wire.frames} if self.sense == "sight" and seen else {}
-        return {**model, "text": text, **seen, **wire, **drawn, "max_tokens": how.max_tokens}
+        held = {"schema": how.schema} if how.schema is not None and self.wire.choices != "none" else {}
+        return {**model, "text": text, **seen, **wire, **held, **drawn, "max_tokens": how.max_tokens}
 
     def _call(
         self,
