@@ -29,13 +29,7 @@ class Canned:
     def __init__(self) -> None:
         self.plan: dict[str, Any] = {"turns": [], "rest": "ok", "shares": {}, "delay": 0.0}
         self.dice = random.Random(7)
-        self.told: dict[str, Any] = {
-            "asked": Counter(),
-            "answered": Counter(),
-            "kinds": Counter(),
-            "most": 0,
-            "keys": [],
-        }
+        self.told: dict[str, Any] = {"asked": Counter(), "answered": Counter(), "kinds": Counter(), "most": 0, "keys": []}
         self.under_way = 0
 
     def kind(self) -> str:

@@ -39,7 +39,7 @@ def read_footage(folder: Path, span: float) -> list[Footage]:
     """Return the clips of a folder, those longer than `span` seconds (0: never) cut into spans of that length.
 
     A file that no question may name, because of its name or because it lies elsewhere, is there with the reason. A
-    damaged file is one clip: it fails where it is shown.
+    file that is damaged, or does not say how long it is, is one clip; a damaged one fails where it is shown.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder; name the folder that holds the media files")
