@@ -14,9 +14,8 @@ from earwitness.learn.losses import token_logprobs
 from earwitness.learn.tree import pack
 from earwitness.listen import model_spec
 from earwitness.models import connect
-from earwitness.models.loading import CARD
 from earwitness.models.merge import merge
-from earwitness.models.places import ModelError
+from earwitness.models.places import CARD, ModelError
 from tensors import tree
 
 

@@ -311,8 +311,8 @@ def test_a_folder_of_videos_alone_says_what_to_write(tmp_path):
     (tmp_path / "my film.mp4").write_bytes(b"x")
     with pytest.raises(SourceError) as error:
         read_folder(tmp_path)
-    told, example = str(error.value).split("\n")
-    assert "has no questions.jsonl; write" in told
+    told, example, command = str(error.value).split("\n")
+    assert "has no questions.jsonl; write" in told and command.endswith("earwitness ask CONFIG")
     path = tmp_path / "questions.jsonl"
     path.write_text(example)
     assert read_folder(tmp_path)[0].clip.media == str(tmp_path / "my film.mp4")

@@ -17,7 +17,7 @@ from earwitness.sources.questions import SourceError
 from earwitness.table import EARLIER
 from earwitness.terminal import clean
 
-ORDER = ("sample", "vote", "verify", "select", "describe", "calibrate", "answer", "grade")
+ORDER = ("ask", "sample", "vote", "verify", "select", "describe", "calibrate", "answer", "grade")
 REASONS = 5
 Entry = dict[str, Any]
 
@@ -161,6 +161,11 @@ def _grades(path: Path, table: Path, question: str) -> list[Entry]:
     return [record for row in rows if row is not None for record in row["out"]]
 
 
+def _draft(record: Entry) -> str:
+    choices = f" ({', '.join(record['choices'])}; proposed: {record['proposed']})" if record["choices"] else ""
+    return f"{record['number']}: {record['text']}{choices}{f'  DROPPED: {why}' if (why := record['dropped']) else ''}"
+
+
 def _trace(record: Entry) -> str:
     end = " (cut off)" if record["finish"] == "length" else ""
     return f"{record['index']}: {record['raw']}{end}"
@@ -210,6 +215,7 @@ def _plain(record: Entry) -> str:
 
 
 TOLD: dict[str, Callable[[Entry], str]] = {
+    "ask": _draft,
     "sample": _trace,
     "vote": _ballot,
     "verify": _verdict,

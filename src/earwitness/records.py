@@ -50,6 +50,21 @@ class Question(Record):
     tags: dict[str, str] = Field(default_factory=dict)
 
 
+class Draft(Record):
+    """A question that a teacher wrote about a clip, the `number`th of its answer, its choices shuffled.
+
+    `proposed` is the choice that it had in mind: no gold answer, and nothing reads it as one. `dropped` says why the
+    question is not asked; it is empty for those that are.
+    """
+
+    number: int
+    text: str
+    choices: tuple[str, ...]
+    proposed: str
+    dropped: str
+    by: str
+
+
 class Trace(Record):
     """One chain of thought of a teacher: what it wrote (`raw`), and what was read from it.
 

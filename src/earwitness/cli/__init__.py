@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from earwitness import __version__
-from earwitness.cli import models, runs, world
+from earwitness.cli import models, runs, serving, world
 from earwitness.config import ConfigError
 from earwitness.table import RunError
 from earwitness.terminal import clean
@@ -19,13 +19,14 @@ Teach an audio-language model to reason, from a teacher that watches the silent 
 
   earwitness demo                                the whole method on the embedded world, in minutes
   earwitness check my.toml                       what a run would do, before anything is spent
+  earwitness ask my.toml                         the teacher writes questions about videos that have none
   earwitness run my.toml --rehearse              every stage with tiny models, two questions, a minute
   earwitness run my.toml questions.limit=500     the run; the same command continues it after any stop
   earwitness show runs/my-run                    where it stands; with a question's id: its whole life
   earwitness listen world:student clip.mp4 "what is heard ?" --choices dog,bell
 """
 
-PARTS = (runs, models, world)
+PARTS = (runs, models, serving, world)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Commands that drive a run or look at one: run, check, train, demo, show."""
+"""Commands that drive a run or look at one: run, ask, check, train, demo, show."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def add(commands: Commands) -> None:
     sub.add_argument(
         "--rehearse", action="store_true", help="two questions through every stage with tiny random models"
     )
+    sub = command(commands, "ask", ask, "Let the teacher write the questions of folders of videos that have none.")
+    add_config(sub)
+    sub.add_argument("--redo", choices=["stale", "failed"], help="ask again about clips that changed, or that failed")
     sub = command(commands, "check", check, "Say what a run would do and need, without doing it.")
     add_config(sub)
     sub = command(commands, "train", train, "Train one step of one arm (what `run` does for each of them).")
@@ -64,6 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
             f"`earwitness show {arguments.root / config.name}` says why, and --redo failed asks them again",
             file=sys.stderr,
         )
+    return 1 if outcome.failing else 0
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """`earwitness ask`."""
+    from earwitness.ask import ask as ask_about
+
+    outcome = ask_about(config_of(arguments), arguments.root, arguments.redo)
+    print(outcome.text)
+    for stage, first in outcome.failures:
+        print(f"{stage}, first {clean(first)}", file=sys.stderr)
     return 1 if outcome.failing else 0
 
 

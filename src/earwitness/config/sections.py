@@ -41,7 +41,8 @@ class Exams(Section):
 class Ask(Section):
     """Questions of the teacher's own about clips that have none: `questions` of them a clip, each with `choices`.
 
-    Clips longer than `span` seconds are cut into spans of that length (0: never). The same model is then asked each
+    Clips longer than `span` seconds are cut into spans of that length (0: never), and a rest of less than a second is
+    left out. The same model is then asked each
     question `blind` times without seeing anything, and those that it answers right every time are dropped (0: none).
     """
 

@@ -11,6 +11,7 @@ from earwitness.flow.data import (
     sample_traces,
     select_lessons,
     verify_traces,
+    write_drafts,
 )
 from earwitness.flow.exams import sit_exam
 from earwitness.flow.training import Ends, Material, material, train_arms, training_job
@@ -34,4 +35,5 @@ __all__ = [
     "train_arms",
     "training_job",
     "verify_traces",
+    "write_drafts",
 ]

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from earwitness.config import Model, Role, digest
 from earwitness.needs import data_stages, pool_of, reads_descriptions, trainings
 from earwitness.prompts import template
-from earwitness.records import Ballot, Claim, Description, Lesson, Question, Trace, Verdict
+from earwitness.records import Ballot, Claim, Description, Draft, Lesson, Question, Trace, Verdict
+from earwitness.sources.footage import Footage
+from earwitness.stages.ask import AskAboutClips
 from earwitness.stages.calibrate import CalibrateChecker
 from earwitness.stages.describe import DescribeClips, describe_known
 from earwitness.stages.sample import SampleTraces
@@ -20,7 +22,7 @@ from earwitness.stages.select import select
 from earwitness.stages.verify import VerifyTraces
 from earwitness.stages.vote import vote
 from earwitness.stages.workbench import Rows, Workbench
-from earwitness.table import Made
+from earwitness.table import Failed, Made
 
 Labelled = tuple[tuple[Question, str], ...]
 Source = Literal["model", "caption", "field", "oracle"]
@@ -213,9 +215,32 @@ def _falls_on(index: int, share: float) -> bool:
     return math.ceil((index + 1) * share) > math.ceil(index * share)
 
 
-def prompt_digests(*names: str) -> dict[str, str]:
+def write_drafts(bench: Workbench, footage: Sequence[Footage]) -> Rows[Draft]:
+    """The teacher's own questions about clips that have none; a row is a clip's, by the name of its footage."""
+    teacher, settings = bench.model("teacher"), bench.config.ask
+    identity = {
+        "ask": settings.identity(),
+        "teacher": teacher.identity(),
+        "seed": bench.config.seed,
+        "prompts": prompt_digests("ask", "direct", manners=("plain",)),
+    }
+    refused = {one.id: Failed(one.refused) for one in footage if one.refused is not None}
+    clips = [Question(id=one.id, clip=one.clip, text="") for one in footage]
+    return bench.fill(
+        "ask",
+        identity,
+        clips,
+        bench.content,
+        AskAboutClips(teacher, settings, bench.config.seed),
+        Draft,
+        attach=lambda clip: refused.get(clip.id, clip),
+        models={"teacher": teacher},
+    )
+
+
+def prompt_digests(*names: str, manners: Sequence[str] = ("plain", "world")) -> dict[str, str]:
     """Return digests of the texts of prompts in both manners: a changed prompt is another stage."""
-    texts = [(manner, name) for manner in ("plain", "world") for name in names]
+    texts = [(manner, name) for manner in manners for name in names]
     return {f"{manner}/{name}": digest(_wordings(manner, name)) for manner, name in texts}
 
 

@@ -13,10 +13,15 @@ from earwitness.media import Frames, MediaError
 from earwitness.records import Clip, FinishReason
 
 Sense = Literal["sight", "hearing", "reading"]
+LongClips = Literal["refuse", "truncate", "chunk"]
 
 
 class PromptError(Exception):
     """A prompt that must not be sent: too long, or its text would be taken for media or the conversation's frame."""
+
+
+class TooLong(PromptError):  # noqa: N818 (it reads as what it is)
+    """A prompt that leaves no room for an answer in the model's window."""
 
 
 class MediaLimit(Exception):  # noqa: N818 (it reads as what it is)
@@ -38,7 +43,8 @@ class HeardInPart(UserWarning):
 class Prompt:
     """What a model is asked. Of the clip it gets what its sense can take: `frames` silent frames, or the sound.
 
-    `wave` (N,) replaces the clip's own sound (16 kHz, mono), `film` its own frames.
+    `wave` (N,) replaces the clip's own sound (16 kHz, mono), `film` its own frames. `earlier` are the turns of the
+    conversation before this one, as (role, text).
     """
 
     text: str
@@ -46,6 +52,7 @@ class Prompt:
     frames: int = 16
     wave: NDArray[np.float32] | None = None
     film: Frames | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Drawing:
     """How completions are drawn: `samples` of each prompt, at a `temperature` (0: greedy), of at most `max_tokens`.
 
     Only the `top_k` likeliest tokens are drawn (0: all), and of those only as many as together reach `top_p` of the
-    probability.
+    probability. `schema` is a JSON schema as text: models that can hold an answer to one do, others do not look at it.
     """
 
     samples: int = 1
@@ -70,13 +77,18 @@ class Drawing:
     max_tokens: int = 1024
     top_k: int = 0
     top_p: float = 1.0
+    schema: str | None = None
 
 
 class Voice(Protocol):
-    """A model that can be asked, wherever it runs. `manner` says in which words, `trained_prompt` what it expects."""
+    """A model that can be asked, wherever it runs. `manner` says in which words.
+
+    `notes` says of clips that were not heard whole (None: of a waveform) what was heard.
+    """
 
     name: str
     manner: str
+    notes: dict[Clip | None, str]
 
     def check(self, prompt: Prompt) -> None:
         """Raise one of OF_THE_QUESTION where a prompt cannot be sent as it is."""
@@ -99,3 +111,13 @@ class Voice(Protocol):
 def shows_media(prompt: Prompt) -> bool:
     """Whether there is anything to see or hear with a prompt."""
     return any(part is not None for part in (prompt.clip, prompt.wave, prompt.film))
+
+
+def parts(wave: NDArray[np.float32], longest: int | None, how: LongClips) -> list[NDArray[np.float32]]:
+    """Return a waveform in parts of at most `longest` samples: `chunk` cuts it evenly, `truncate` drops its end.
+
+    `refuse` leaves it whole, for `audio_tensors` to refuse.
+    """
+    if longest is None or len(wave) <= longest or how == "refuse":
+        return [wave]
+    return [wave[:longest]] if how == "truncate" else np.array_split(wave, -(-len(wave) // longest))

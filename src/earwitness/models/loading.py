@@ -19,14 +19,13 @@ import torch
 from earwitness.config import Model
 from earwitness.learn.families import FAMILIES, Family, family_of
 from earwitness.learn.router import has_router
-from earwitness.models.features import LongClips
-from earwitness.models.places import ModelError, place_of
+from earwitness.models.exchange import LongClips
+from earwitness.models.places import ModelError, card_of, place_of
 
 T = TypeVar("T")
 FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # of a hub name: no code, no pickles
 warnings.filterwarnings("ignore", "Could not find a config file in world:")  # PEFT looks for it on the hub
 PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")  # all that they do stands in tokenizer.json
-CARD = "earwitness.json"  # how to speak to a model of ours: {"manner": "world" | "plain", "prompt": "think" | "direct"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def load(spec: Model, four_bit: bool = False) -> Loaded:
     if spec.adapter:
         model = attach_adapter(model, spec.adapter)
     hears = family.ears is not None
-    card = _card(Path(spec.adapter or place))
+    card = card_of(Path(spec.adapter or place))
     return Loaded(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -249,10 +248,6 @@ def _tokenizer(place: Path, family: Family) -> Any:
     if tokenizer.chat_template is None:
         raise ModelError(f"{place} holds no chat template: a model without one cannot be asked; take an instruct model")
     return tokenizer
-
-
-def _card(folder: Path) -> dict[str, Any]:
-    return _json(folder / CARD)
 
 
 def _json(file: Path) -> dict[str, Any]:

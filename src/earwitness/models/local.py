@@ -24,9 +24,11 @@ from earwitness.models.exchange import (
     Prompt,
     PromptError,
     Sense,
+    TooLong,
+    parts,
     shows_media,
 )
-from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
+from earwitness.models.features import FeatureCache, Media, audio_tensors, video_tensors
 from earwitness.models.loading import Loaded
 from earwitness.models.places import ModelError
 from earwitness.records import Clip
@@ -58,7 +60,7 @@ class LocalModel:
         self.manner, self.trained_prompt = loaded.manner, loaded.prompt
         self.long_clips = loaded.long_clips
         self.cache = FeatureCache()
-        self.notes: dict[Clip | None, str] = {}  # what became of clips that were not heard whole (None: of a waveform)
+        self.notes: dict[Clip | None, str] = {}
         self._hears_ahead = False
         if sense != "reading" and sense not in self.family.senses:
             able = ", ".join(sorted(self.family.senses)) or "only reading"
@@ -78,19 +80,20 @@ class LocalModel:
 
     def encode(self, prompt: Prompt) -> Root:
         """Turn a prompt into token ids, positions and media tensors. Raises PromptError, MediaError or MediaLimit."""
-        self._refuse_placeholders(prompt.text)
+        for text in (*(said for _, said in prompt.earlier), prompt.text):
+            self._refuse_placeholders(text)
         media: Media = {}
         counts: tuple[int, ...] = ()
         if self.sense != "reading" and shows_media(prompt):
             media, counts = self._perceive(prompt)
         admit(self.sense, media)
+        turns = [{"role": role, "content": [{"type": "text", "text": said}]} for role, said in prompt.earlier]
         content = [*(PART[self.sense] for _ in counts), {"type": "text", "text": prompt.text}]
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        turns.append({"role": "user", "content": content})
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = torch.tensor(self._ids(self._expand(text, counts)))
         if len(ids) >= window(self.model):
-            raise PromptError(
+            raise TooLong(
                 f"a prompt of {len(ids)} tokens leaves {self.name} no room to answer in its window of "
                 f"{window(self.model)}: give the question a shorter span, or fewer frames"
             )

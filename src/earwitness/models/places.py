@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from earwitness.config import Model
+
+CARD = "earwitness.json"  # how to speak to a model of ours: {"manner": "world" | "plain", "prompt": "think" | "direct"}
 
 
 class ModelError(Exception):
@@ -21,3 +25,16 @@ def place_of(spec: Model) -> str:
             raise ModelError(f"there is no embedded model {spec.name!r}; there are: {', '.join(have) or 'none'}")
         return str(folder)
     return spec.name
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    """Return what a model's folder says of how to speak to it; {} where it says nothing."""
+    card = folder / CARD
+    return dict(json.loads(card.read_text(encoding="utf-8"))) if card.is_file() else {}
+
+
+def manner_of(spec: Model) -> str:
+    """Return the manner in which a model is spoken to, without loading it."""
+    if spec.kind == "served":
+        return spec.manner
+    return str(card_of(Path(spec.adapter or place_of(spec))).get("manner", "plain"))

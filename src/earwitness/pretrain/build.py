@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from earwitness.models.loading import CARD
+from earwitness.models.places import CARD
 from earwitness.pretrain.bodies import feature_extractor
 from earwitness.pretrain.perception import score_ear, train_ear, train_eye
 from earwitness.pretrain.reader import reader_answers, score_reader, train_reader

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from earwitness.config import Model, Role
-from earwitness.models.loading import CARD, VideoSettings
-from earwitness.models.places import place_of
+from earwitness.models.loading import VideoSettings
+from earwitness.models.places import CARD, place_of
 from earwitness.pretrain.vocabulary import MEDIA, SPECIAL
 
 CLASSES: dict[Role, str] = {

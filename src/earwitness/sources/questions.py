@@ -19,14 +19,14 @@ from earwitness.cota import CotaError, in_parts, parse, think_of
 from earwitness.records import Clip, Question
 from earwitness.sources.problems import Problems, SourceError, folded, shown, unfit
 
-__all__ = ["SourceError", "read_folder", "read_questions"]
+__all__ = ["FILE", "MEDIA", "SourceError", "clip_in", "read_folder", "read_questions"]
 
 FILE = "questions.jsonl"
 _KEYS = ("id", "media", "question", "start", "end", "choices", "answer", "think", "description", "tags")
 _REQUIRED = ("id", "media", "question")
 _LONGEST_LINE = 1 << 20
 _LONGEST_ID = 200
-_MEDIA = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".wav", ".flac", ".mp3", ".ogg", ".m4a"}
+MEDIA = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".wav", ".flac", ".mp3", ".ogg", ".m4a"}
 
 
 class _LineError(Exception):
@@ -39,7 +39,7 @@ def read_folder(folder: Path | str) -> list[Question]:
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder; name the folder that holds {FILE} and the media files")
     if not (folder / FILE).is_file():
-        media = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in _MEDIA)
+        media = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in MEDIA)
         example = {
             "id": "kitchen-1",
             "media": media[0] if media else "kitchen.mp4",
@@ -48,7 +48,10 @@ def read_folder(folder: Path | str) -> list[Question]:
             "answer": "a kettle",
         }
         line = json.dumps(example, ensure_ascii=False)
-        raise SourceError(f"{folder} has no {FILE}; write {folder / FILE} with one line per question, such as\n{line}")
+        asker = "\nor let the teacher of your configuration write them: earwitness ask CONFIG" if media else ""
+        raise SourceError(
+            f"{folder} has no {FILE}; write {folder / FILE} with one line per question, such as\n{line}{asker}"
+        )
     return read_questions(folder / FILE)
 
 
@@ -77,6 +80,14 @@ def read_questions(path: Path | str) -> list[Question]:
     if not questions:
         raise SourceError(f"{path} holds no question; write one JSON object per line")
     return questions
+
+
+def clip_in(folder: Path, media: str, start: float = 0.0, end: float | None = None) -> Clip:
+    """Return a span of a folder's file as a line of questions would name it. Raises SourceError where none may."""
+    try:
+        return _clip({"media": media, "start": start, "end": end}, folder)
+    except _LineError as error:
+        raise SourceError(str(error)) from None
 
 
 def _require_new(name: str, number: int, lines: dict[str, int]) -> None:

@@ -233,10 +233,10 @@ def joint_objective(job: TrainingJob, settings: Distil, student: Student) -> Joi
 
 
 def _open_reader(job: TrainingJob, student: LocalModel) -> Reader:
-    from earwitness.models import connect
+    from earwitness.models import open_local
 
     assert job.textual_teacher is not None
-    teacher = connect(job.textual_teacher, "textual_teacher")
+    teacher = open_local(job.textual_teacher, "textual_teacher")
     teacher.model.requires_grad_(False).eval()
     try:
         reader = Reader(job, teacher, student)
