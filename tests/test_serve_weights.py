@@ -117,12 +117,12 @@ def test_nothing_is_loaded_that_may_not_be(url, places, inside):
     assert "foreign" not in names(url), "and what does not fit is gone"
 
 
-def test_a_server_without_folders_loads_nothing(places):
-    with serving("world:textual-teacher") as url:
-        status, answer = load(url, "now", places / "allowed" / "step-1")
-        assert (status, "--adapters" in answer["error"]["message"]) == (400, True)
-        status, answer = post(f"{url}/update_weights_from_disk", {"model_path": str(places / "allowed" / "full")})
-        assert (status, "--adapters" in answer["error"]["message"]) == (400, True)
+def test_a_server_that_was_given_no_folders_loads_nothing(world_server, places):
+    status, answer = load(world_server, "now", places / "allowed" / "step-1")
+    assert (status, "--adapters" in answer["error"]["message"]) == (400, True)
+    weights = {"model_path": str(places / "allowed" / "full"), "model": "student"}
+    status, answer = post(f"{world_server}/update_weights_from_disk", weights)
+    assert (status, "--adapters" in answer["error"]["message"]) == (400, True)
 
 
 def test_weights_are_replaced_while_a_model_is_served(url, tiny_student, places):
