@@ -16,7 +16,7 @@ LARGEST = "largest_gap"  # a fact of which the largest counts, over micro-batche
 TOO_FAR = 0.25  # mean distance in nats a token
 
 
-class StrangeSamples(TrainingError):
+class StrangeSamples(TrainingError):  # noqa: N818 - named for what it is
     """Samples that are not the policy's: the message says how far off they are, and what may be the matter."""
 
 

@@ -63,9 +63,9 @@ class Rollout:
     """Scored samples of some tasks, packed. Per branch: its advantage, its length, and how many samples it stands for.
 
     Equal samples of a group are one branch: the same gradient for less work. `old` and `reference` (N) are the
-    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed. `drift` (N) is
-    by how much `old` is above what the samples' own drawer said of them, None where they were drawn in process. `drawn`
-    holds every group as it was sampled, `rows` what is to be kept of them.
+    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed. `drift` (N)
+    is by how much `old` is above what the samples' own drawer said of them, None where they were drawn in process.
+    `drawn` holds every group as it was sampled, `rows` what is to be kept of them.
     """
 
     batch: Packed | None

@@ -6,7 +6,7 @@ Where it is asked for, also for claiming only what the checker hears.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -33,6 +33,9 @@ from earwitness.stages.verify import Listener
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 
+if TYPE_CHECKING:
+    from earwitness.stages.served_rollouts import ServedRollouts
+
 PROMPT = "think"
 KEPT = 100  # rounds whose rollouts are written down, evenly spaced: enough to read, at any length of training
 
@@ -45,6 +48,9 @@ class Practice:
         self.seed, self.settings, self.student = job.seed, job.settings, student
         self.policy = policy_settings(job.settings)
         self.weights = {"policy": 1.0, "kl_ref": job.settings.beta, "entropy": 0.0, "clipped": 0.0}
+        self.served = open_served(job, student)
+        if self.served:
+            self.weights |= {"importance": 0.0, "gap": 0.0, "capped": 0.0}
         self.weights |= router_weight(student.local.model)
         local = student.local
         self.decoding = Decoding(
@@ -76,6 +82,7 @@ class Practice:
             round_number,
             self._reference if self.student.parent else None,
             remember_old=self.settings.updates > 1,
+            sampler=self.served,
         )
         if not tasks:
             rollout.discard()
@@ -99,15 +106,21 @@ class Practice:
     def tasks(self, items: Sequence[tuple[Question, Lesson]]) -> list[Task]:
         """Return what can be shown of some items, to practise on."""
         local = self.student.local
-        roots = encode_each(local, [Prompt(question_text(local, q), q.clip) for q, _ in items])
+        prompts = [Prompt(question_text(local, q), q.clip) for q, _ in items]
+        roots = encode_each(local, prompts)
         if self.listener:
             roots = [self.listener.hears(q) or root for (q, _), root in zip(items, roots, strict=True)]
         self.why = self.why or next((root.why for root in roots if isinstance(root, Failed)), "")
+        if self.served:
+            self.served.prompts |= {self._key(q): p for (q, _), p in zip(items, prompts, strict=True)}
         return [
-            Task(root, self._reward(question, lesson.answer), (self.seed, "grpo", question.id))
+            Task(root, self._reward(question, lesson.answer), self._key(question))
             for (question, lesson), root in zip(items, roots, strict=True)
             if not isinstance(root, Failed)
         ]
+
+    def _key(self, question: Question) -> tuple[object, ...]:
+        return self.seed, "grpo", question.id
 
     def _rows(
         self, items: Sequence[tuple[Question, Lesson]], tasks: Sequence[Task], rollout: Rollout
@@ -170,9 +183,21 @@ def practise(job: TrainingJob) -> dict[str, Any]:
         return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
 
     fit(job, student, objective, plan, size, round_steps=settings.updates)
+    if objective.served:
+        objective.served.close()
     chosen = settle(job, student, PROMPT)
     facts = {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material), **chosen}
     return facts | {"left_out": left_out(job.folder), "why": objective.why}
+
+
+def open_served(job: TrainingJob, student: Student) -> ServedRollouts | None:
+    """Return what draws the samples where a server does, None where the student itself does."""
+    assert isinstance(job.settings, Grpo)
+    if job.settings.rollouts == "local":
+        return None
+    from earwitness.stages.served_rollouts import ServedRollouts
+
+    return ServedRollouts(job, student, PROMPT)
 
 
 def pass_rate_filter(job: TrainingJob, local: LocalModel) -> list[tuple[Question, Lesson]]:
@@ -221,6 +246,7 @@ def policy_settings(settings: Grpo) -> PolicySettings:
         normalise=settings.normalise,
         scale=settings.scale,
         keep_equal_groups=settings.keep_equal_groups,
+        importance_cap=settings.importance_cap,
     )
 
 
