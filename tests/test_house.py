@@ -39,6 +39,7 @@ FLOORS = {
     "preflight": 5,
     "pretrain": 5,
     "report": 5,
+    "serve": 5,
     "stages": 5,
     "flow": 6,
     "life": 6,

@@ -76,6 +76,16 @@ def token_logprobs_and_entropies(model: Any, batch: Packed, temperature: float =
     return logprobs, entropies.detach()
 
 
+def token_logprobs_and_likeliest(model: Any, batch: Packed, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Like `token_logprobs`, with each target's rank among all tokens (N, from 1) and the `count` likeliest tokens.
+
+    Of these the log-probabilities (N, count) and the ids (N, count), the likeliest first; fewer where there are fewer.
+    """
+    rows = _scores(model, batch, 1.0, partial(_logprobs_and_likeliest, count=count))
+    values, ids = rows[2:].chunk(2) if len(rows) > 2 else (rows[2:], rows[2:])
+    return rows[0], rows[1].long(), values.T, ids.T.long()
+
+
 def _scores(model: Any, batch: Packed, temperature: float, score: Callable[..., tuple[Tensor, ...]]) -> Tensor:
     """Return what `score` makes of each target, one row for each thing that it returns: (K, N)."""
     head = unwrapped(model).lm_head
@@ -106,6 +116,16 @@ def _logprobs_and_entropies(
     every = logits.log_softmax(-1)
     fixed = every.detach()
     return every.gather(-1, targets[:, None])[:, 0], -(fixed.exp() * fixed).sum(-1)
+
+
+def _logprobs_and_likeliest(
+    states: Tensor, logits_of: Any, targets: Tensor, temperature: float, count: int
+) -> tuple[Tensor, ...]:
+    """Ids and ranks go as floats, exact up to 2^24, beside what they belong to."""
+    every = (logits_of(states).float() / temperature).log_softmax(-1)
+    own = every.gather(-1, targets[:, None])
+    values, ids = every.topk(min(count, every.shape[-1]), dim=-1)
+    return own[:, 0], (every > own).sum(-1).float() + 1, *values.T, *ids.T.float()
 
 
 def cross_entropy(logprobs: Tensor, weight: Tensor) -> Tensor:

@@ -19,6 +19,10 @@ class PromptError(Exception):
     """A prompt that must not be sent: too long, or its text would be taken for media or the conversation's frame."""
 
 
+class TooLong(PromptError):  # noqa: N818 (it reads as what it is)
+    """A prompt that leaves no room for an answer in the model's window."""
+
+
 class MediaLimit(Exception):  # noqa: N818 (it reads as what it is)
     """A clip that this model's window cannot take: too short to hear anything, or longer than the window."""
 
@@ -38,7 +42,8 @@ class HeardInPart(UserWarning):
 class Prompt:
     """What a model is asked. Of the clip it gets what its sense can take: `frames` silent frames, or the sound.
 
-    `wave` (N,) replaces the clip's own sound (16 kHz, mono), `film` its own frames.
+    `wave` (N,) replaces the clip's own sound (16 kHz, mono), `film` its own frames. `earlier` are the turns of the
+    conversation before this one, as (role, text).
     """
 
     text: str
@@ -46,6 +51,7 @@ class Prompt:
     frames: int = 16
     wave: NDArray[np.float32] | None = None
     film: Frames | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from earwitness.models.exchange import (
     Prompt,
     PromptError,
     Sense,
+    TooLong,
     shows_media,
 )
 from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
@@ -78,19 +79,20 @@ class LocalModel:
 
     def encode(self, prompt: Prompt) -> Root:
         """Turn a prompt into token ids, positions and media tensors. Raises PromptError, MediaError or MediaLimit."""
-        self._refuse_placeholders(prompt.text)
+        for text in (*(said for _, said in prompt.earlier), prompt.text):
+            self._refuse_placeholders(text)
         media: Media = {}
         counts: tuple[int, ...] = ()
         if self.sense != "reading" and shows_media(prompt):
             media, counts = self._perceive(prompt)
         admit(self.sense, media)
+        turns = [{"role": role, "content": [{"type": "text", "text": said}]} for role, said in prompt.earlier]
         content = [*(PART[self.sense] for _ in counts), {"type": "text", "text": prompt.text}]
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        turns.append({"role": "user", "content": content})
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = torch.tensor(self._ids(self._expand(text, counts)))
         if len(ids) >= window(self.model):
-            raise PromptError(
+            raise TooLong(
                 f"a prompt of {len(ids)} tokens leaves {self.name} no room to answer in its window of "
                 f"{window(self.model)}: give the question a shorter span, or fewer frames"
             )
