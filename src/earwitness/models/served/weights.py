@@ -51,6 +51,12 @@ class Keeper:
         """Return the names of all models and adapters that any of the servers has."""
         return {str(entry["id"]) for url in self.urls for entry in self._entries(url)}
 
+    def window(self) -> int:
+        """Return how many tokens the model takes at once, as the servers state it (a million where none does)."""
+        entries = [entry for url in self.urls for entry in self._entries(url) if entry["id"] == self.base()]
+        stated = [size for entry in entries if type(size := entry.get("max_model_len")) is int]
+        return min(stated, default=10**6)
+
     def refuse_unfit(self, tuning: str, rank: int) -> None:
         """Raise ServerError where a server cannot take what this tuning trains."""
         for url in self.urls:
