@@ -84,9 +84,9 @@ def tiny_adapter(tiny_student, tmp_path_factory):
 def open_model(folder, role):
     """Load a folder's model in a role."""
     from earwitness.config import Model
-    from earwitness.models import connect
+    from earwitness.models import open_local
 
-    return connect(Model(kind="local", name=str(folder)), role)
+    return open_local(Model(kind="local", name=str(folder)), role)
 
 
 def under_lora(model):

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+import struct
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -26,19 +28,18 @@ READY = re.compile(r"at (http://\S+)/v1$", re.MULTILINE)
 def serving(*models: str | Path, adapters: str | Path | None = None) -> Iterator[str]:
     """Serve models (`world:teacher`, a folder, NAME=PLACE) on a free port; gives the base URL, without /v1."""
     allowed = ["--adapters", adapters] if adapters else []
-    with started("serve", *models, "--port", "0", *allowed) as url:
+    with started(worlds.start("serve", *models, "--port", "0", *allowed)) as url:
         yield url
 
 
 @contextmanager
-def started(*command: str | Path) -> Iterator[str]:
-    """Start a command that says where it serves, and end it, whatever happens; gives the base URL."""
-    process = worlds.start(*command)
+def started(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Wait until a process says where it serves, and end it, whatever happens; gives the base URL."""
+    assert process.stdout is not None and process.stderr is not None
     try:
-        assert process.stdout is not None
         said = next((found for line in process.stdout if (found := READY.search(line))), None)
-        assert said, f"no server came up: {process.stderr.read() if process.stderr else ''}"
-        threading.Thread(target=process.stderr.read if process.stderr else int, daemon=True).start()  # never full
+        assert said, f"no server came up: {process.stderr.read()}"
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # or it stops when the pipe is full
         yield said[1]
         process.terminate()
         assert process.wait(60) == 0, "a server that is told to end says that all went well"
@@ -100,12 +101,10 @@ def sound(wave: Any, rate: int = 16000, channels: int = 1) -> dict[str, Any]:
 def wav(wave: Any, rate: int = 16000, channels: int = 1) -> bytes:
     kind, bits = (1, 16) if wave.dtype == np.int16 else (3, 32)
     step = channels * bits // 8
-    form = b"".join(
-        n.to_bytes(w, "little") for n, w in ((kind, 2), (channels, 2), (rate, 4), (rate * step, 4), (step, 2), (bits, 2))
-    )
+    form = struct.pack("<HHIIHH", kind, channels, rate, rate * step, step, bits)
     data = np.ascontiguousarray(wave).tobytes()
-    chunks = b"fmt " + (16).to_bytes(4, "little") + form + b"data" + len(data).to_bytes(4, "little") + data
-    return b"RIFF" + (4 + len(chunks)).to_bytes(4, "little") + b"WAVE" + chunks
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
 
 
 def film(images: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from transformers import WhisperFeatureExtractor
 
 from earwitness.learn.families import FAMILIES
 from earwitness.learn.tree import join
-from earwitness.models.features import audio_tensors, parts
+from earwitness.models.exchange import parts
+from earwitness.models.features import audio_tensors
 from tiny_families import RATE, byte_tokenizer, write_family
 
 LENGTHS = [400, 1234, 16_000, 47_999, 50_001, 480_000]  # a hop's worth more or less, and a whole window

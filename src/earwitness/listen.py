@@ -7,7 +7,7 @@ from pathlib import Path
 
 from earwitness.answers import read
 from earwitness.config import ConfigError, Model
-from earwitness.models import connect
+from earwitness.models import open_local
 from earwitness.models.exchange import Drawing, Prompt
 from earwitness.prompts import question_prompt
 from earwitness.records import Clip
@@ -33,7 +33,7 @@ def ask(
         raise ConfigError(f"--choices {', '.join(choices)}: give at least two, separated by commas, or none at all")
     if not file.is_file():
         raise ConfigError(f"there is no file {file}")
-    student = connect(spec, "student")
+    student = open_local(spec, "student")
     name = prompt or student.trained_prompt or "direct"
     text = question_prompt(student.manner, name, question, choices)
     clip = Clip(id=file.name, media=str(file.resolve()), start=span[0], end=span[1])

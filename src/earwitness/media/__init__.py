@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from earwitness.media.limits import RATE, Limits, MediaError
 from earwitness.media.process import decoder
-from earwitness.media.write import write_clip, write_sound
+from earwitness.media.write import sound_bytes, write_clip, write_sound
 
 __all__ = [
     "RATE",
@@ -31,6 +31,7 @@ __all__ = [
     "probe",
     "read_frames",
     "read_sound",
+    "sound_bytes",
     "write_clip",
     "write_sound",
 ]

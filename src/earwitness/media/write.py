@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -38,11 +39,18 @@ def write_clip(
 
 def write_sound(path: Path | str, samples: np.ndarray[Any, Any], rate: int) -> None:
     """Write a mono 16-bit WAV of samples (N,) float32; what is beyond [-1, 1] is clipped."""
-    with wave.open(str(path), "wb") as file:
+    Path(path).write_bytes(sound_bytes(samples, rate))
+
+
+def sound_bytes(samples: np.ndarray[Any, Any], rate: int) -> bytes:
+    """Return the bytes of a mono 16-bit WAV of samples (N,) float32; what is beyond [-1, 1] is clipped."""
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(np.clip(np.round(_mono(samples) * 32768), -32768, 32767).astype("<i2").tobytes())
+    return written.getvalue()
 
 
 def _check_images(images: np.ndarray[Any, Any]) -> None:

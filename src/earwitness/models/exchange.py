@@ -13,6 +13,7 @@ from earwitness.media import Frames, MediaError
 from earwitness.records import Clip, FinishReason
 
 Sense = Literal["sight", "hearing", "reading"]
+LongClips = Literal["refuse", "truncate", "chunk"]
 
 
 class PromptError(Exception):
@@ -79,10 +80,14 @@ class Drawing:
 
 
 class Voice(Protocol):
-    """A model that can be asked, wherever it runs. `manner` says in which words, `trained_prompt` what it expects."""
+    """A model that can be asked, wherever it runs. `manner` says in which words.
+
+    `notes` says of clips that were not heard whole (None: of a waveform) what was heard.
+    """
 
     name: str
     manner: str
+    notes: dict[Clip | None, str]
 
     def check(self, prompt: Prompt) -> None:
         """Raise one of OF_THE_QUESTION where a prompt cannot be sent as it is."""
@@ -105,3 +110,13 @@ class Voice(Protocol):
 def shows_media(prompt: Prompt) -> bool:
     """Whether there is anything to see or hear with a prompt."""
     return any(part is not None for part in (prompt.clip, prompt.wave, prompt.film))
+
+
+def parts(wave: NDArray[np.float32], longest: int | None, how: LongClips) -> list[NDArray[np.float32]]:
+    """Return a waveform in parts of at most `longest` samples: `chunk` cuts it evenly, `truncate` drops its end.
+
+    `refuse` leaves it whole, for `audio_tensors` to refuse.
+    """
+    if longest is None or len(wave) <= longest or how == "refuse":
+        return [wave]
+    return [wave[:longest]] if how == "truncate" else np.array_split(wave, -(-len(wave) // longest))

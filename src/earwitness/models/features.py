@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from earwitness.media import RATE, Frames
 from earwitness.models.exchange import MediaLimit
 
 Media = dict[str, Tensor]
-LongClips = Literal["refuse", "truncate", "chunk"]
 RESCALE = 1 / 255
 LONGEST = 200  # times as long as wide: what the official processor still takes
 
@@ -40,16 +39,6 @@ def audio_tensors(
     if tokens < ears.least:
         raise MediaLimit(f"{where}: {len(wave) / RATE * 1000:.0f} ms of sound are too short to be heard by this model")
     return media, tokens
-
-
-def parts(wave: NDArray[np.float32], longest: int | None, how: LongClips) -> list[NDArray[np.float32]]:
-    """Return a waveform in parts of at most `longest` samples: `chunk` cuts it evenly, `truncate` drops its end.
-
-    `refuse` leaves it whole, for `audio_tensors` to refuse.
-    """
-    if longest is None or len(wave) <= longest or how == "refuse":
-        return [wave]
-    return [wave[:longest]] if how == "truncate" else np.array_split(wave, -(-len(wave) // longest))
 
 
 def video_tensors(config: Any, settings: Any, frames: Frames) -> tuple[Media, int]:

@@ -19,7 +19,7 @@ import torch
 from earwitness.config import Model
 from earwitness.learn.families import FAMILIES, Family, family_of
 from earwitness.learn.router import has_router
-from earwitness.models.features import LongClips
+from earwitness.models.exchange import LongClips
 from earwitness.models.places import ModelError, place_of
 
 T = TypeVar("T")

@@ -25,9 +25,10 @@ from earwitness.models.exchange import (
     PromptError,
     Sense,
     TooLong,
+    parts,
     shows_media,
 )
-from earwitness.models.features import FeatureCache, Media, audio_tensors, parts, video_tensors
+from earwitness.models.features import FeatureCache, Media, audio_tensors, video_tensors
 from earwitness.models.loading import Loaded
 from earwitness.models.places import ModelError
 from earwitness.records import Clip
@@ -59,7 +60,7 @@ class LocalModel:
         self.manner, self.trained_prompt = loaded.manner, loaded.prompt
         self.long_clips = loaded.long_clips
         self.cache = FeatureCache()
-        self.notes: dict[Clip | None, str] = {}  # what became of clips that were not heard whole (None: of a waveform)
+        self.notes: dict[Clip | None, str] = {}
         self._hears_ahead = False
         if sense != "reading" and sense not in self.family.senses:
             able = ", ".join(sorted(self.family.senses)) or "only reading"

@@ -13,7 +13,7 @@ from earwitness.config import Model
 from earwitness.learn.losses import token_logprobs
 from earwitness.learn.tree import Branch, Tree, pack
 from earwitness.media import RATE
-from earwitness.models import connect
+from earwitness.models import open_local
 from earwitness.models.exchange import Prompt
 from earwitness.models.loading import CARD, stored_dtype
 from earwitness.models.local import LocalModel
@@ -40,7 +40,9 @@ def merge(spec: Model, out: Path, tolerance: float | None = None) -> float:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         before = _write(spec, partial, dtype)
-        after = _said(connect(Model(kind="local", name=str(partial), dtype=spec.dtype, device=spec.device), "student"))
+        after = _said(
+            open_local(Model(kind="local", name=str(partial), dtype=spec.dtype, device=spec.device), "student")
+        )
         gap = float((before - after).abs().max())
         if not gap <= bound:  # so that a gap which is no number refuses, too
             raise ModelError(
@@ -55,7 +57,7 @@ def merge(spec: Model, out: Path, tolerance: float | None = None) -> float:
 
 def _write(spec: Model, folder: Path, dtype: torch.dtype) -> Tensor:
     """Write the merged model with all that is needed to ask it, and return what the adapted one said."""
-    local = connect(spec, "student")
+    local = open_local(spec, "student")
     said = _said(local)
     local.model.merge_and_unload().to(dtype).save_pretrained(folder)
     local.tokenizer.save_pretrained(folder)

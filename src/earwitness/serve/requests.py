@@ -109,7 +109,10 @@ class ResponseFormat(BaseModel):
 
 
 class Sampling(Body):
-    """What both kinds of request have in common. `stream` and `user` change nothing here."""
+    """What both kinds of request have in common. `stream` and `user` change nothing here.
+
+    Neither tokens below a share of the likeliest (`min_p`) nor repeated ones are ever held back.
+    """
 
     model: Name
     n: int = Field(1, ge=1, le=MOST_SAMPLES)
@@ -117,6 +120,8 @@ class Sampling(Body):
     temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=0)
+    repetition_penalty: float = Field(1.0, ge=1, le=1)
     return_token_ids: bool = False
     stream: Literal[False] = False
     user: str | None = None

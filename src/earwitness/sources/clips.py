@@ -13,6 +13,7 @@ from earwitness.world.selections import DIFFICULTIES, draw_clip
 from earwitness.world.speech import Utterance
 
 WORLD = "world:"
+WORLD_VERSION = "world 1"  # part of what rows and answers are made from: it changes when the scenes do
 
 
 def load_sound(clip: Clip) -> NDArray[np.float32]:

@@ -244,7 +244,7 @@ def joint_objective(job: TrainingJob, settings: Distil, student: Student) -> Joi
 
 
 def _open_reader(job: TrainingJob, student: LocalModel) -> Reader:
-    from earwitness.models import connect
+    from earwitness.models import open_local
 
     assert job.textual_teacher is not None and isinstance(job.settings, Distil)
     teacher: LocalModel | ServedTeacher
@@ -256,7 +256,7 @@ def _open_reader(job: TrainingJob, student: LocalModel) -> Reader:
         refuse_signals(job.stage, job.settings, job.textual_teacher)
         teacher = ServedTeacher(job.textual_teacher, current_desk().purse)
     else:
-        teacher = connect(job.textual_teacher, "textual_teacher")
+        teacher = open_local(job.textual_teacher, "textual_teacher")
         teacher.model.requires_grad_(False).eval()
     try:
         reader = Reader(job, teacher, student)

@@ -63,13 +63,13 @@ def open_student(job: TrainingJob, with_parent: bool = False) -> Student:
 
     from earwitness.learn.attention import prefer_blocks
     from earwitness.learn.hearing import frozen_ears
-    from earwitness.models import connect
+    from earwitness.models import open_local
     from earwitness.models.loading import merge_adapter
 
     torch.manual_seed(job.seed)
     from_adapter = job.parent is not None and job.parent.kind == "adapter"
     start = student_spec(job.base, None if from_adapter else job.parent)
-    local = connect(start, "student", four_bit=job.settings.tuning == "qlora")
+    local = open_local(start, "student", four_bit=job.settings.tuning == "qlora")
     attention = prefer_blocks(local.model)  # before a parent is copied from it
     parent: Parent | None = None
     if job.settings.tuning == "full":

@@ -15,12 +15,12 @@ from earwitness.config import Model, Role, RunConfig
 from earwitness.models import SENSES, connected, fingerprint
 from earwitness.records import Clip, Question, Record, Row
 from earwitness.run import Run, read_object, row_source
+from earwitness.sources.clips import WORLD, WORLD_VERSION
 from earwitness.table import BLOCK, EARLIER, Failed, Made, Make, Noted, RunError, StaleRow, Table, write_json
 from earwitness.terminal import Progress, ProgressLine
 from earwitness.workers import Workers
 
 R = TypeVar("R", bound=Record)
-WORLD_VERSION = "world 1"
 MAKERS = "models.json"  # in a table's folder: the fingerprints of the models that made its rows, to name a changed one
 
 
@@ -111,7 +111,7 @@ class Workbench:
 
     def clip_source(self, clip: Clip) -> str:
         """Return the digest of a clip's content, or a word for a file that is not there (its rows will say so)."""
-        if clip.media.startswith("world:"):
+        if clip.media.startswith(WORLD):
             return f"{WORLD_VERSION} {clip.media}"
         return self.run.digests.of(clip.media) if Path(clip.media).is_file() else "missing"
 

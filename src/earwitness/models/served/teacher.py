@@ -1,4 +1,4 @@
-"""A textual teacher behind a server: its prompts are spelled here, and it says which tokens were likely in a response."""
+"""A textual teacher behind a server: prompts are spelled here, and it says which tokens were likely in a response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from earwitness.models.served.engine import Engine
 from earwitness.models.served.purse import Purse
 from earwitness.models.served.weights import Keeper
 
-PATH = "completions"
+PATH = "/completions"
 SPARE = 8  # likeliest tokens beyond those that are compared: some may be none of the student's
 
 

@@ -1,0 +1,77 @@
+"""What this process needs to ask served models: one ledger, one budget, and an engine per model and address."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from earwitness.config import Budget, Model, RunConfig
+from earwitness.ledger import Ledger
+from earwitness.models.served.engine import Engine
+from earwitness.models.served.purse import Purse
+from earwitness.prices import load_prices
+
+LEDGERS = "ledger*.sqlite"
+OWN_LIMITS = {
+    *("name", "revision", "base_url", "api_key_env", "concurrency"),
+    *("requests_per_minute", "tokens_per_minute", "timeout", "attempts"),
+}
+
+
+class Desk:
+    """The ledger (None: nothing is kept), the purse, and the engines, which are started when first asked for."""
+
+    def __init__(self, ledger: Ledger | None, purse: Purse) -> None:
+        self.ledger, self.purse = ledger, purse
+        self._engines: dict[str, Engine] = {}
+        self._lock = threading.Lock()
+
+    def engine(self, spec: Model) -> Engine:
+        """Return the engine of a served model: one for all roles that name it alike."""
+        key = spec.model_dump_json(include=OWN_LIMITS)
+        with self._lock:
+            if key not in self._engines:
+                self._engines[key] = Engine(spec, self.ledger, self.purse)
+            return self._engines[key]
+
+    def close(self) -> None:
+        """Stop the engines, then close the ledger."""
+        with self._lock:
+            while self._engines:
+                self._engines.popitem()[1].close()
+        if self.ledger is not None:
+            self.ledger.close()
+
+
+_open: list[Desk] = []
+_plain = threading.Lock()
+
+
+def current_desk() -> Desk:
+    """Return this process's desk: the one opened last, or one without ledger and budget where none is open."""
+    with _plain:
+        if not _open:
+            _open.append(Desk(None, Purse(Budget(), load_prices())))
+        return _open[-1]
+
+
+@contextlib.contextmanager
+def open_desk(config: RunConfig, root: Path, name: str, part: str = "") -> Iterator[Desk]:
+    """Open the desk of a run, or of the shard whose files end in `part`, and make it the current one.
+
+    The ledger is `ROOT/NAME/ledger{part}.sqlite`; what other runs below ROOT were answered is not asked again. A
+    configuration without served models gets a desk without a ledger.
+    """
+    folder = root / name
+    served = any(spec.base_url for spec in config.models.values())
+    purse = Purse(config.budget, load_prices(config.budget.prices), sorted(folder.glob(LEDGERS)))
+    ledger = Ledger(folder / f"ledger{part}.sqlite", root.glob(f"*/{LEDGERS}")) if served else None
+    desk = Desk(ledger, purse)
+    _open.append(desk)
+    try:
+        yield desk
+    finally:
+        _open.remove(desk)
+        desk.close()
