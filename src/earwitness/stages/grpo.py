@@ -5,7 +5,8 @@ Where it is asked for, also for claiming only what the checker hears.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -41,15 +42,18 @@ KEPT = 100  # rounds whose rollouts are written down, evenly spaced: enough to r
 
 
 class Practice:
-    """The objective: the policy term, and beta times the divergence from the parent checkpoint."""
+    """The objective: the policy term, and beta times the divergence from the parent checkpoint.
 
-    def __init__(self, job: TrainingJob, student: Student) -> None:
+    The samples are drawn by the student itself, or by what is `served`.
+    """
+
+    def __init__(self, job: TrainingJob, student: Student, served: ServedRollouts | None = None) -> None:
         assert isinstance(job.settings, Grpo)
         self.seed, self.settings, self.student = job.seed, job.settings, student
         self.policy = policy_settings(job.settings)
         self.weights = {"policy": 1.0, "kl_ref": job.settings.beta, "entropy": 0.0, "clipped": 0.0}
-        self.served = open_served(job, student)
-        if self.served:
+        self.served = served
+        if served:
             self.weights |= {"importance": 0.0, "gap": 0.0, "capped": 0.0}
         self.weights |= router_weight(student.local.model)
         local = student.local
@@ -171,33 +175,45 @@ def practise(job: TrainingJob) -> dict[str, Any]:
     settings = job.settings
     assert isinstance(settings, Grpo)
     student = open_student(job, with_parent=settings.beta > 0)
-    first = _first_lessons(job, student.local)
-    hearing = deaf_test(student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed)
-    prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
-    objective = Practice(job, student)
-    objective.spare = next(iter(objective.tasks(first)), None)
-    size = min(settings.batch, len(prompts))
+    with served_rollouts(job, student) as served:
+        first = _first_lessons(job, student.local)
+        hearing = deaf_test(
+            student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed
+        )
+        prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
+        objective = Practice(job, student, served)
+        objective.spare = next(iter(objective.tasks(first)), None)
+        size = min(settings.batch, len(prompts))
 
-    def plan(step: int) -> list[tuple[Question, Lesson]]:
-        rng = generator(job.seed, "grpo", step // settings.updates)
-        return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
+        def plan(step: int) -> list[tuple[Question, Lesson]]:
+            rng = generator(job.seed, "grpo", step // settings.updates)
+            return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
 
-    fit(job, student, objective, plan, size, round_steps=settings.updates)
-    if objective.served:
-        objective.served.close()
+        fit(job, student, objective, plan, size, round_steps=settings.updates)
     chosen = settle(job, student, PROMPT)
     facts = {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material), **chosen}
     return facts | {"left_out": left_out(job.folder), "why": objective.why}
 
 
-def open_served(job: TrainingJob, student: Student) -> ServedRollouts | None:
-    """Return what draws the samples where a server does, None where the student itself does."""
+@contextmanager
+def served_rollouts(job: TrainingJob, student: Student) -> Iterator[ServedRollouts | None]:
+    """Give what draws the samples where a server does, None where the student itself does.
+
+    What the server was given is dropped at the end of a practice that ended well; of another it is left, and dropped
+    when that goes on.
+    """
     assert isinstance(job.settings, Grpo)
     if job.settings.rollouts == "local":
-        return None
+        yield None
+        return
     from earwitness.stages.served_rollouts import ServedRollouts
 
-    return ServedRollouts(job, student, PROMPT)
+    served = ServedRollouts(job, student, PROMPT)
+    try:
+        yield served
+    finally:
+        served.engine.close()
+    served.forget_all()
 
 
 def pass_rate_filter(job: TrainingJob, local: LocalModel) -> list[tuple[Question, Lesson]]:

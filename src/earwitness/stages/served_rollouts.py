@@ -74,10 +74,8 @@ class ServedRollouts:
             self.trusted = True
         return groups
 
-    def close(self) -> None:
-        """Let the server forget the last version, and remove its files."""
-        self.engine.close()
-        PartialState().wait_for_everyone()
+    def forget_all(self) -> None:
+        """Let the server forget the last version, too, and remove its files: nobody draws any more."""
         if first_process():
             self._forget()
 

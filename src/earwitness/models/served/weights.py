@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from urllib.parse import urlsplit
 
 from earwitness.config import Model
 from earwitness.models.served.call import ServerError
-from earwitness.terminal import clean
+from earwitness.models.served.endpoint import place_of_url
+from earwitness.models.served.engine import read_key
+from earwitness.models.served.reading import shown
 
 LONGEST = 2**20  # bytes of an answer that are read
-SHOWN = 300  # characters of a server's words that an error repeats
 SECONDS = 600.0  # weights are read from a disk, and large ones take a while
 NO_ADAPTERS = (
     "takes no adapters while it runs: start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora "
@@ -61,9 +61,9 @@ class Keeper:
         """Raise ServerError where a server cannot take what this tuning trains."""
         for url in self.urls:
             if tuning != "full" and not self._offers(url, self.adapters + "load_lora_adapter"):
-                raise ServerError(f"the server at {_place(url)} {NO_ADAPTERS.format(rank=rank)}")
+                raise ServerError(f"the server at {place_of_url(url)} {NO_ADAPTERS.format(rank=rank)}")
             if tuning == "full" and not self._reload_call(url):
-                raise ServerError(f"the server at {_place(url)} {NO_RELOAD}")
+                raise ServerError(f"the server at {place_of_url(url)} {NO_RELOAD}")
 
     def load(self, adapter: str, folder: Path) -> None:
         """Let every server have an adapter under a name."""
@@ -88,9 +88,9 @@ class Keeper:
             elif call:
                 said = self._post(url, call, {"model_path": str(folder)})
                 if said.get("success") is False:
-                    raise ServerError(f"the server at {_place(url)} did not load {folder}: {_shown(str(said))}")
+                    raise ServerError(f"the server at {place_of_url(url)} did not load {folder}: {shown(str(said))}")
             else:
-                raise ServerError(f"the server at {_place(url)} {NO_RELOAD}")
+                raise ServerError(f"the server at {place_of_url(url)} {NO_RELOAD}")
 
     def _reload_call(self, url: str) -> str | None:
         known = ("/../update_weights_from_disk", "/../collective_rpc")
@@ -103,7 +103,7 @@ class Keeper:
         status, said = self._ask("GET", url, "/models")
         entries = said.get("data") if status == 200 else None
         if not isinstance(entries, list):
-            raise ServerError(f"the server at {_place(url)} does not list its models: {status} {_shown(str(said))}")
+            raise ServerError(f"the server at {place_of_url(url)} does not list its models: {status} {shown(str(said))}")
         return (entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
 
     def _offers(self, url: str, path: str) -> bool:
@@ -114,7 +114,7 @@ class Keeper:
         status, said = self._ask("POST", url, path, json.dumps(body).encode())
         if status != 200:
             call = path.rpartition("/")[2]
-            raise ServerError(f"the server at {_place(url)} refused {call}: {status} {_shown(str(said))}")
+            raise ServerError(f"the server at {place_of_url(url)} refused {call}: {status} {shown(str(said))}")
         return said
 
     def _ask(self, method: str, url: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
@@ -126,15 +126,15 @@ class Keeper:
         if path.startswith("/.."):
             below, path = below.removesuffix("/v1"), path.removeprefix("/..")
         headers = {"Content-Type": "application/json"}
-        if self.spec.api_key_env:
-            headers["Authorization"] = f"Bearer {os.environ.get(self.spec.api_key_env, '')}"
+        if key := read_key(self.spec):
+            headers["Authorization"] = f"Bearer {key}"
         connection = kind(parts.hostname or "", parts.port, timeout=max(SECONDS, self.spec.timeout))
         try:
             connection.request(method, below + path, body, headers)
             answer = connection.getresponse()
             text = answer.read(LONGEST).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
-            raise ServerError(f"no server answers at {_place(url)}: {type(error).__name__}") from None
+            raise ServerError(f"no server answers at {place_of_url(url)}: {type(error).__name__}") from None
         finally:
             connection.close()
         return answer.status, _object(text)
@@ -146,13 +146,3 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {"text": text}
-
-
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-
-
-def _shown(text: str) -> str:
-    line = " ".join(clean(text).split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
