@@ -1,4 +1,4 @@
-"""Practice whose samples a server draws: the same loss, the policy of each round, and nothing learnt from a stranger."""
+"""Practice whose samples a server draws: the same loss, the policy of each round, nothing learnt from a stranger."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ def test_under_full_tuning_the_server_reads_the_weights_again(runs, seen, tmp_pa
 
 def test_a_server_of_other_weights_is_refused(runs, tiny_student, tmp_path):
     """Nothing is learnt from the samples of a stranger, however well they are worth something."""
-    with serving(f"student={tiny_student}", adapters=runs) as url:
-        with pytest.raises(StrangeSamples, match=r"\d\.\d\d nats a token from the trainer's.*other weights"):
-            train(job(url, runs / "strange", keep_equal_groups=False))
+    words = r"\d\.\d\d nats a token from the trainer's.*other weights"
+    with serving(f"student={tiny_student}", adapters=runs) as url, pytest.raises(StrangeSamples, match=words):
+        train(job(url, runs / "strange", keep_equal_groups=False))
     assert not (runs / "strange" / "checkpoints" / "grpo-1" / "log.jsonl").read_text()
 
 

@@ -22,7 +22,7 @@ from earwitness.learn.divergences import Divergence
 from earwitness.learn.layers import Projections, choose_layers, decoder, paired
 from earwitness.learn.losses import window
 from earwitness.learn.router import router_weight, with_router
-from earwitness.learn.signals import SignalStore, make_ahead
+from earwitness.learn.signals import SHARD, SignalStore, make_ahead
 from earwitness.learn.teachers import Reading, Signals, listen_to
 from earwitness.learn.tree import Branch, Packed, Tree, pack
 from earwitness.learn.vocabularies import Cuts, SharedVocabulary, VocabularyError
@@ -254,7 +254,7 @@ def _open_reader(job: TrainingJob, student: LocalModel) -> Reader:
         from earwitness.models.served.training import refuse_signals
 
         refuse_signals(job.stage, job.settings, job.textual_teacher)
-        teacher = ServedTeacher(job.textual_teacher, current_desk().purse)
+        teacher = ServedTeacher(job.textual_teacher, current_desk())
     else:
         teacher = open_local(job.textual_teacher, "textual_teacher")
         teacher.model.requires_grad_(False).eval()
@@ -274,7 +274,8 @@ def _made_ahead(job: TrainingJob, reader: Reader, reading: Reading) -> SignalSto
     folder: Path = job.folder / SIGNALS
     _refuse_full_disk(job, reader, reading)
     packing = lambda numbers: reader.packed([job.material[n] for n in numbers])  # noqa: E731
-    together = job.settings.micro_batch or job.settings.batch
+    local = isinstance(reader.teacher, LocalModel)
+    together = job.settings.micro_batch or job.settings.batch if local else SHARD
     make_ahead(folder, reader.teacher.model, len(job.material), packing, reading, (rank, processes()), together)
     PartialState().wait_for_everyone()
     del reader.teacher

@@ -13,11 +13,11 @@ from earwitness.config import Model
 from earwitness.learn.divergences import Target, remainder
 from earwitness.learn.teachers import Reading, Signals, TeacherError
 from earwitness.learn.tree import Packed, Root
+from earwitness.ledger import call_key
 from earwitness.models.exchange import Prompt, PromptError, Unanswered
 from earwitness.models.loading import load_tokenizer
 from earwitness.models.served.call import Answer, Call, Malformed, ServerError
-from earwitness.models.served.engine import Engine
-from earwitness.models.served.purse import Purse
+from earwitness.models.served.desk import Desk
 from earwitness.models.served.weights import Keeper
 
 PATH = "/completions"
@@ -31,7 +31,7 @@ class ServedTeacher:
     to say of a packed batch, it `says` itself. Raises ServerError where the server does not tell what is needed.
     """
 
-    def __init__(self, spec: Model, purse: Purse) -> None:
+    def __init__(self, spec: Model, desk: Desk) -> None:
         assert spec.tokenizer is not None, "preflight refuses a served teacher without a tokenizer"
         self.spec, self.name, self.manner = spec, spec.name, spec.manner
         self.tokenizer = load_tokenizer(spec.tokenizer)
@@ -40,8 +40,8 @@ class ServedTeacher:
         self.special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.special |= set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        self.engine = Engine(spec, None, purse)  # what it said is kept as signals
-        self.model = self
+        self.engine = desk.engine(spec)
+        self.model: Any = self
 
     def encode(self, prompt: Prompt) -> Root:
         """Turn a prompt's text into token ids. Raises PromptError for a text that holds more than text."""
@@ -70,11 +70,13 @@ class ServedTeacher:
         return Signals(lambda some: Target(logprobs[some], columns[some], remainder(logprobs[some])))
 
     def _call(self, ids: tuple[int, ...], start: int, wanted: int) -> Call:
-        body = {"model": self.spec.name, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": wanted}
+        spec = self.spec
+        model = {"model": spec.name, "revision": spec.revision, "adapter": spec.adapter}
+        body = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": wanted}
         return Call(
-            keys=(json.dumps([wanted, start, ids]),),
+            keys=(call_key(**model, ids=list(ids), start=start, likeliest=wanted),),
             path=PATH,
-            body=json.dumps(body).encode(),
+            body=json.dumps({"model": spec.adapter or spec.name, **body}).encode(),
             read=partial(self._read, ids, start, wanted),
             tokens=len(ids) + 1,
             what="a lesson",
@@ -93,7 +95,7 @@ class ServedTeacher:
             self._refuse_other_words(own, entry[str(own)])
             ranked = sorted(((_logprob(said), int(i)) for i, said in entry.items() if i.isdecimal()), reverse=True)
             made["ids"].append([i for _, i in ranked[:wanted]])
-            made["logprobs"].append([min(p, 0.0) for p, _ in ranked[:wanted]])
+            made["logprobs"].append([round(min(p, 0.0), 6) for p, _ in ranked[:wanted]])
         return [made]
 
     def _refuse_other_words(self, own: int, said: Any) -> None:
@@ -136,6 +138,6 @@ def _in_common(
 
 def _logprob(said: Any) -> float:
     value = said.get("logprob") if isinstance(said, dict) else None
-    if type(value) not in (int, float) or not -1e6 < value < 1e-3:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e6 < value < 1e-3:
         raise Malformed("a log-probability that is none")
     return float(value)

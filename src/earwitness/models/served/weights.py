@@ -103,7 +103,9 @@ class Keeper:
         status, said = self._ask("GET", url, "/models")
         entries = said.get("data") if status == 200 else None
         if not isinstance(entries, list):
-            raise ServerError(f"the server at {place_of_url(url)} does not list its models: {status} {shown(str(said))}")
+            raise ServerError(
+                f"the server at {place_of_url(url)} does not list its models: {status} {shown(str(said))}"
+            )
         return (entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
 
     def _offers(self, url: str, path: str) -> bool:
