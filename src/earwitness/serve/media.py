@@ -71,9 +71,7 @@ def wave(coded: str) -> NDArray[np.float32]:
     data = _bytes(coded, "input_audio.data")
     kind, channels, rate, bits, samples = _riff(data)
     if channels != 1 or rate != RATE:
-        raise Refused(
-            f"input_audio has {channels} channel(s) at {rate} Hz: send mono at {RATE} Hz; nothing is resampled"
-        )
+        raise Refused(f"input_audio has {channels} channels at {rate} Hz: send mono at {RATE} Hz; it is not resampled")
     if (kind, bits) not in ((PCM, 16), (FLOAT, 32)):
         raise Refused("input_audio must hold PCM of 16 bits or floats of 32 bits")
     if not samples or len(samples) % (bits // 8):
