@@ -58,7 +58,7 @@ def test_a_scene_is_drawn_as_it_is_for_models_in_process():
     film, frames = film_of(SCENE, 8), load_frames(SCENE, 8)
     assert film.times == tuple(frames.times)
     gaps = [np.abs(opened(p).astype(int) - image).mean() for p, image in zip(film.pictures, frames.images, strict=True)]
-    assert max(gaps) < 2
+    assert max(gaps) < 2  # of 255
     assert np.abs(samples_of(sound_of(SCENE)) - load_sound(SCENE)).max() <= 0.5 / 32768 + 1e-7
 
 
