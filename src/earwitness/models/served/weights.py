@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from earwitness.config import Model
 from earwitness.models.served.call import ServerError
 from earwitness.models.served.endpoint import place_of_url
-from earwitness.models.served.engine import read_key
+from earwitness.models.served.post import read_key
 from earwitness.models.served.reading import shown
 
 LONGEST = 2**20  # bytes of an answer that are read
@@ -31,7 +31,7 @@ class Keeper:
     """Hands weights to every server of a model. Raises ServerError for what one of them refuses, in its words."""
 
     def __init__(self, spec: Model) -> None:
-        self.spec = spec
+        self.spec, self.key = spec, read_key(spec)
         self.urls = [url.rstrip("/") for url in spec.base_url]
         # SGLang has its calls for adapters beside /v1, vLLM below it.
         self.adapters = "/../" if spec.profile == "sglang" else "/"
@@ -128,13 +128,14 @@ class Keeper:
         if path.startswith("/.."):
             below, path = below.removesuffix("/v1"), path.removeprefix("/..")
         headers = {"Content-Type": "application/json"}
-        if key := read_key(self.spec):
-            headers["Authorization"] = f"Bearer {key}"
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         connection = kind(parts.hostname or "", parts.port, timeout=max(SECONDS, self.spec.timeout))
         try:
             connection.request(method, below + path, body, headers)
             answer = connection.getresponse()
             text = answer.read(LONGEST).decode("utf-8", "replace")
+            text = text.replace(self.key, "***") if self.key else text
         except (OSError, http.client.HTTPException) as error:
             raise ServerError(f"no server answers at {place_of_url(url)}: {type(error).__name__}") from None
         finally:
