@@ -23,17 +23,16 @@ from earwitness.prompts import question_prompt
 from earwitness.serve import media
 from earwitness.serve.requests import VideoTimes
 from earwitness.sources.clips import load_frames, load_sound
-from servers import chat, film, post, serving, sound, text
+from servers import chat, film, post, sound, text
 from tensors import clip
 
 LIST = "list the sounds"
 TIMES = {"num_frames": -1, "fps": 4, "frames_indices": list(range(16)), "total_num_frames": 16, "duration": 4.0}
 
 
-@pytest.fixture(scope="module")
-def url():
-    with serving("world:teacher", "ear=world:checker", "world:textual-teacher") as url:
-        yield url
+@pytest.fixture
+def url(world_server):
+    return world_server
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def words_of(answer):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_listener_says_what_it_says_in_process(url, checker, seed):
-    answer = chat(url, "ear", heard(seed), temperature=0, return_token_ids=True)
+    answer = chat(url, "checker", heard(seed), temperature=0, return_token_ids=True)
     prompt = Prompt(LIST, wave=load_sound(clip(seed)))
     (said,) = checker.draw([prompt], Drawing(), [()])[0]
     (choice,) = answer["choices"]
@@ -109,7 +108,7 @@ def test_the_times_of_frames_are_those_that_are_told():
 def test_earlier_turns_are_read(url, checker):
     turns = [("system", "you answer briefly"), ("user", "is the dog heard ?"), ("assistant", "yes")]
     messages = [{"role": role, "content": said} for role, said in turns]
-    body = {"model": "ear", "temperature": 0, "messages": [*messages, {"role": "user", "content": heard(1)}]}
+    body = {"model": "checker", "temperature": 0, "messages": [*messages, {"role": "user", "content": heard(1)}]}
     status, answer = post(f"{url}/v1/chat/completions", body | {"return_token_ids": True})
     assert status == 200
     prompt = Prompt(LIST, wave=load_sound(clip(1)), earlier=tuple(turns))
@@ -119,7 +118,7 @@ def test_earlier_turns_are_read(url, checker):
 
 
 def test_an_answer_that_is_cut_says_so(url):
-    (choice,) = chat(url, "ear", heard(1), temperature=0, max_tokens=3)["choices"]
+    (choice,) = chat(url, "checker", heard(1), temperature=0, max_tokens=3)["choices"]
     assert choice["finish_reason"] == "length"
     assert len(choice["message"]["content"].split()) == 3
 
@@ -149,7 +148,7 @@ def test_without_a_seed_samples_are_new_each_time(url):
 
 def test_requests_that_wait_together_are_answered_as_alone(url, checker):
     def one(number):
-        answer = chat(url, "ear", heard(number % 5), seed=number, n=2, temperature=2, max_tokens=12)
+        answer = chat(url, "checker", heard(number % 5), seed=number, n=2, temperature=2, max_tokens=12)
         return words_of(answer)
 
     with ThreadPoolExecutor(12) as pool:
@@ -160,9 +159,9 @@ def test_requests_that_wait_together_are_answered_as_alone(url, checker):
 
 
 def test_top_k_and_top_p_are_taken(url):
-    greedy = words_of(chat(url, "ear", heard(1), temperature=0))
+    greedy = words_of(chat(url, "checker", heard(1), temperature=0))
     for only in ({"top_k": 1}, {"top_p": 1e-6}):
-        assert words_of(chat(url, "ear", heard(1), temperature=2, n=3, **only)) == greedy * 3
+        assert words_of(chat(url, "checker", heard(1), temperature=2, n=3, **only)) == greedy * 3
 
 
 # Log-probabilities
@@ -174,12 +173,12 @@ ASK = "is the dog heard ?"
 def test_yes_and_no_are_scored_as_in_process(url, checker):
     for seed in range(3):
         yes, no = checker.choose([Prompt(ASK, wave=load_sound(clip(seed)))], ["yes", "no"])[0]
-        answer = chat(url, "ear", heard(seed, ASK), temperature=0, max_tokens=1, logprobs=True, top_logprobs=20)
+        answer = chat(url, "checker", heard(seed, ASK), temperature=0, max_tokens=1, logprobs=True, top_logprobs=20)
         top = {t["token"]: t["logprob"] for t in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
         assert (top["yes"], top["no"]) == pytest.approx((yes, no), abs=1e-4)
         held = chat(
             url,
-            "ear",
+            "checker",
             heard(seed, ASK),
             temperature=0,
             logprobs=True,
@@ -195,7 +194,9 @@ def test_yes_and_no_are_scored_as_in_process(url, checker):
 def test_a_choice_is_drawn_by_how_likely_it_is(url, checker):
     scores = checker.choose([Prompt("is it ?")], ["dog", "bell"])[0]
     share = 1 / (1 + math.exp((scores[1] - scores[0]) / 8))
-    answer = chat(url, "ear", "is it ?", n=128, seed=3, temperature=8, structured_outputs={"choice": ["dog", "bell"]})
+    answer = chat(
+        url, "checker", "is it ?", n=128, seed=3, temperature=8, structured_outputs={"choice": ["dog", "bell"]}
+    )
     said = words_of(answer)
     assert set(said) == {"dog", "bell"}
     assert said.count("dog") / 128 == pytest.approx(share, abs=0.15)
@@ -203,7 +204,7 @@ def test_a_choice_is_drawn_by_how_likely_it_is(url, checker):
 
 def test_every_sampled_token_has_its_raw_log_probability(url, checker):
     answer = chat(
-        url, "ear", heard(2), n=3, seed=5, temperature=2, max_tokens=8, top_k=3,
+        url, "checker", heard(2), n=3, seed=5, temperature=2, max_tokens=8, top_k=3,
         logprobs=True, top_logprobs=3, return_token_ids=True,
     )  # fmt: skip
     here = checker.encode(Prompt(LIST, wave=load_sound(clip(2))))
@@ -241,10 +242,32 @@ def test_the_log_probabilities_of_a_prompt(url):
 # The server itself
 
 
+def test_the_official_client_understands_it(url, checker):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    made = client.chat.completions.create(
+        model="checker",
+        messages=[{"role": "user", "content": heard(1)}],
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
+        extra_body={"return_token_ids": True},
+    )
+    (said,) = checker.draw([Prompt(LIST, wave=load_sound(clip(1)))], Drawing(), [()])[0]
+    (choice,) = made.choices
+    assert (choice.message.content, choice.finish_reason) == (said.text, "stop")
+    assert choice.token_ids == list(said.ids)
+    assert len(choice.logprobs.content) == made.usage.completion_tokens == len(said.ids)
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "a"}])
+    assert refused.value.code == "model_not_found"
+    assert [model.id for model in client.models.list()][:2] == ["teacher", "checker"]
+
+
 def test_it_says_what_it_serves(url):
     assert servers.get(f"{url}/health")[0] == 200
     _, listed = servers.get(f"{url}/v1/models")
-    assert [m["id"] for m in listed["data"]] == ["teacher", "ear", "textual-teacher"]
+    assert [m["id"] for m in listed["data"]] == ["teacher", "checker", "student", "textual-teacher"]
     assert {m["max_model_len"] for m in listed["data"]} == {512}
 
 
@@ -253,8 +276,16 @@ def test_another_host_is_warned_of_and_names_must_differ(capsys):
     told = capsys.readouterr().err
     assert "there is no key" in told
     assert "no embedded model 'nobody'" in told
-    assert main(["serve", "world:teacher", "teacher=world:checker"]) == 2
-    assert "two models would be called 'teacher'" in capsys.readouterr().err
+    for models in (["world:teacher", "teacher=world:checker"], ["=world:teacher"]):
+        assert main(["serve", *models]) == 2
+        assert "a name of its own" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_not_there_are_said(url, capsys):
+    assert main(["serve", "world:textual-teacher", "--port", url.rpartition(":")[2]]) == 2
+    assert "choose another --port" in capsys.readouterr().err
+    assert main(["serve", "world:textual-teacher", "--adapters", "nowhere"]) == 2
+    assert "--adapters nowhere" in capsys.readouterr().err
 
 
 def test_a_server_that_is_told_to_end_finishes_what_is_under_way():
@@ -272,6 +303,7 @@ def test_a_server_that_is_told_to_end_finishes_what_is_under_way():
             reader.start()
         for reader in readers:
             reader.join(60)
+        assert process.wait(60) == 0
     assert [len(json.loads(replies[n].partition(b"\r\n\r\n")[2])["choices"]) for n in range(6)] == [8] * 6
 
 

@@ -9,16 +9,15 @@ import pytest
 
 import servers
 from earwitness.sources.clips import load_frames, load_sound
-from servers import film, post, refused, serving, sound, text
+from servers import film, post, refused, sound, text
 from tensors import clip
 
 LIST = "list the sounds"
 
 
-@pytest.fixture(scope="module")
-def url():
-    with serving("world:teacher", "ear=world:checker", "world:textual-teacher") as url:
-        yield url
+@pytest.fixture
+def url(world_server):
+    return world_server
 
 
 def heard(seed, words=LIST):
@@ -46,9 +45,9 @@ def test_a_teacher_is_given_no_sound_and_a_listener_no_picture(url):
             f"{model} is served for its {'sight' if model == 'teacher' else 'reading'}: it must not be given a sound",
         )
         assert refused(url, model, [film(frames), sound(TONE), text(LIST)])[0] == 400
-    for model in ("ear", "textual-teacher"):
+    for model in ("checker", "textual-teacher"):
         assert "must not be given a picture" in refused(url, model, [film(frames), text(LIST)])[1]
-    assert "must not be given a picture" in refused(url, "ear", [sound(TONE), film(frames), text(LIST)])[1]
+    assert "must not be given a picture" in refused(url, "checker", [sound(TONE), film(frames), text(LIST)])[1]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_pictures_that_cannot_be_read_are_refused(url, content, words):
     ],
 )
 def test_sound_that_would_be_heard_otherwise_is_refused(url, part, words):
-    status, told = refused(url, "ear", [part, text(LIST)])
+    status, told = refused(url, "checker", [part, text(LIST)])
     assert status == 400
     assert words in told
 
@@ -121,7 +120,7 @@ def test_sound_that_would_be_heard_otherwise_is_refused(url, part, words):
     ],
 )
 def test_settings_that_would_be_passed_over_are_refused(url, more, words):
-    status, told = refused(url, "ear", heard(1), **more)
+    status, told = refused(url, "checker", heard(1), **more)
     assert status == 400
     assert words in told
 
@@ -146,32 +145,32 @@ def test_frames_that_do_not_fit_their_times_are_refused(url, times, words):
 
 def test_a_prompt_that_is_too_long_has_a_code_of_its_own(url):
     message = {"role": "user", "content": "so " * 600}
-    status, answer = post(f"{url}/v1/chat/completions", {"model": "ear", "messages": [message]})
+    status, answer = post(f"{url}/v1/chat/completions", {"model": "checker", "messages": [message]})
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-    status, answer = post(f"{url}/v1/completions", {"model": "ear", "prompt": [20] * 512, "max_tokens": 1})
+    status, answer = post(f"{url}/v1/completions", {"model": "checker", "prompt": [20] * 512, "max_tokens": 1})
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-    status, _ = post(f"{url}/v1/completions", {"model": "ear", "prompt": [20] * 511, "max_tokens": 1})
+    status, _ = post(f"{url}/v1/completions", {"model": "checker", "prompt": [20] * 511, "max_tokens": 1})
     assert status == 200
 
 
 def test_what_would_be_taken_for_media_is_refused(url):
-    assert "'<|AUDIO|>'" in refused(url, "ear", "is <|AUDIO|> heard ?")[1]
+    assert "'<|AUDIO|>'" in refused(url, "checker", "is <|AUDIO|> heard ?")[1]
     for prompt in ("<|AUDIO|>", [20, 4], [10**6], []):
-        assert post(f"{url}/v1/completions", {"model": "ear", "prompt": prompt})[0] == 400
+        assert post(f"{url}/v1/completions", {"model": "checker", "prompt": prompt})[0] == 400
 
 
 def test_what_cannot_be_a_request_has_the_right_status(url):
     there = f"{url}/v1/chat/completions"
-    fine = {"model": "ear", "messages": [{"role": "user", "content": "is the dog heard ?"}], "max_tokens": 1}
+    fine = {"model": "checker", "messages": [{"role": "user", "content": "is the dog heard ?"}], "max_tokens": 1}
     tries = [
-        (post(there, fine | {"model": "nobody"}), 404, "there are: teacher, ear, textual-teacher"),
+        (post(there, fine | {"model": "nobody"}), 404, "there are: teacher, checker, student, textual-teacher"),
         (post(f"{url}/v1/nothing", fine), 404, "Not Found"),
         (servers.get(there), 405, "Method Not Allowed"),
         (post(there, b"{"), 400, "not JSON"),
         (post(there, b"[1]"), 400, "must be a JSON object"),
         (post(there, b"[" * 100_000), 400, "not JSON"),
-        (post(there, {"model": "ear", "messages": []}), 400, "messages: "),
-        (post(there, {"model": "ear", "messages": [{"role": "assistant", "content": "yes"}]}), 400, "the user's"),
+        (post(there, {"model": "checker", "messages": []}), 400, "messages: "),
+        (post(there, {"model": "checker", "messages": [{"role": "assistant", "content": "yes"}]}), 400, "the user's"),
         (post(there, json.dumps(fine).encode(), "text/plain"), 415, "application/json"),
         (post(there, b" " * (64 * 2**20 + 1)), 413, "67108864 bytes at most"),
         (post(there, fine), 200, None),
