@@ -31,7 +31,10 @@ def spec(profile="vllm", **more):
     return Model(kind="served", name="model", base_url="http://localhost/v1", profile=profile, **more)
 
 
-def said(model, shown, how=HOW, asked=Asked(), text="what?"):
+PLAINLY = Asked()
+
+
+def said(model, shown, how=HOW, asked=PLAINLY, text="what?"):
     return json.loads(body(model, shown, text, how, asked))
 
 
@@ -176,7 +179,7 @@ def test_ordinary_words_pass():
 def test_a_model_with_a_window_hears_long_clips_as_the_configuration_says():
     wave = np.arange(40 * 16_000, dtype=np.float32) % 100 / 200
     prompt = Prompt("what?", SCENE, wave=wave)
-    with pytest.raises(MediaLimit, match="40.0 s .* window of 30 s"):
+    with pytest.raises(MediaLimit, match=r"40\.0 s .* window of 30 s"):
         show(prompt, named("refuse"), "hearing")
     cut = show(prompt, named("truncate"), "hearing")
     assert [samples_in(sound) for sound in cut.sounds] == [30 * 16_000]
@@ -192,7 +195,7 @@ def named(long_clips):
 
 
 def test_an_upper_bound_of_tokens_is_one():
-    """Qwen2.5-VL takes a token for 28 x 28 pixels of two frames, listeners take 25 a second, words at most one a byte."""
+    """Qwen2.5-VL takes a token for 28 x 28 pixels of two frames, Qwen2-Audio 25 a second of sound."""
     shown = Shown(Film((b"",) * 16, (0.0,) * 16, 10.0, 640 * 360))
     assert most_tokens(shown, "what?", Drawing(4, 1.0, 100)) >= 8 * 640 * 360 / 784 + 4 * 100
     assert most_tokens(Shown(sounds=(SOUND,)), "what?", Drawing()) >= 25 + Drawing().max_tokens
