@@ -81,6 +81,15 @@ def tiny_adapter(tiny_student, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def world_server():
+    """The base URL of a server of all embedded models, each under its own name; it may load nothing else."""
+    from servers import serving
+
+    with serving(*(f"world:{name}" for name in ("teacher", "checker", "student", "textual-teacher"))) as url:
+        yield url
+
+
 def open_model(folder, role):
     """Load a folder's model in a role."""
     from earwitness.config import Model

@@ -1,8 +1,8 @@
 """A server with canned replies and the faults of real ones, in a process of its own on loopback.
 
 Its answer to a request is the request's text read back in capitals, so that a wrong or swapped answer shows. It counts
-what it did per text; `GET /told` returns the counts. `POST /plan` sets how requests end: a list of kinds (see `KINDS`), taken in
-turn, then `rest`; or shares of kinds, drawn by a seed.
+what it did per text; `GET /told` returns the counts. `POST /plan` sets how requests end: a list of kinds taken in turn,
+then shares of kinds, drawn by a seed, then `rest`. A kind is a word of `end`, or a status and its Retry-After.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from typing import Any
 
 from aiohttp import web
 
+from earwitness.config import Budget, Model
+from earwitness.ledger import Ledger, call_key
+from earwitness.models.served.call import Call, Malformed
+from earwitness.models.served.engine import Engine
+from earwitness.models.served.purse import Purse
+
 KEY = "sk-secret-0123456789"
 
 
@@ -29,7 +35,8 @@ class Canned:
     def __init__(self) -> None:
         self.plan: dict[str, Any] = {"turns": [], "rest": "ok", "shares": {}, "delay": 0.0}
         self.dice = random.Random(7)
-        self.told: dict[str, Any] = {"asked": Counter(), "answered": Counter(), "kinds": Counter(), "most": 0, "keys": []}
+        self.told: dict[str, Any] = {name: Counter() for name in ("asked", "answered", "kinds")}
+        self.told |= {"most": 0, "keys": []}
         self.under_way = 0
 
     def kind(self) -> str:
@@ -167,6 +174,25 @@ class Server:
 def start(port: int = 0) -> Server:
     process = subprocess.Popen([sys.executable, __file__, str(port)], stdout=subprocess.PIPE, text=True)
     return Server(process, int(process.stdout.readline()))
+
+
+def read(reply: Any) -> list[dict[str, Any]]:
+    try:
+        return [{"text": reply["choices"][0]["message"]["content"]}]
+    except (KeyError, IndexError):
+        raise Malformed("no choices") from None
+
+
+def call(text: str) -> Call:
+    """A request with a picture that must never be seen again."""
+    body = {"messages": [{"role": "user", "content": text}], "image": "QUJD" * 400}
+    return Call((call_key(text=text),), "/chat/completions", json.dumps(body).encode(), read, 20, text)
+
+
+def engine(*servers: Server | str, ledger: Ledger | None = None, purse: Purse | None = None, **settings: Any) -> Engine:
+    urls = tuple(one if isinstance(one, str) else one.base_url for one in servers)
+    spec = Model(kind="served", name="canned", base_url=urls, **({"timeout": 1.0, "attempts": 3} | settings))
+    return Engine(spec, ledger, purse or Purse(Budget(), {}))
 
 
 if __name__ == "__main__":

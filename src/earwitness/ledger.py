@@ -206,7 +206,8 @@ def read(paths: Iterable[Path], query: str) -> Iterator[tuple[Any, ...]]:
     for path in paths:
         try:
             with contextlib.closing(_open_to_read(path)) as connection:
-                yield from connection.execute(query)
+                if not _is_empty(connection):
+                    yield from connection.execute(query)
         except sqlite3.Error as error:
             raise _unusable(path, error) from error
 
@@ -245,11 +246,10 @@ def _create(path: Path) -> sqlite3.Connection:
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            _refuse_others(connection, path)
+        _refuse_others(connection, path)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if _is_empty(connection):
             marks = f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={FORMAT}"
             connection.executescript(f"BEGIN IMMEDIATE; {marks}; {TABLES} COMMIT;")
     except (sqlite3.Error, RunError) as error:
@@ -271,7 +271,14 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether a file was only just created, by its writer or by nobody."""
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
 def _refuse_others(connection: sqlite3.Connection, path: Path) -> None:
+    if _is_empty(connection):
+        return
     whose = connection.execute("PRAGMA application_id").fetchone()[0]
     form = connection.execute("PRAGMA user_version").fetchone()[0]
     if whose != APPLICATION:

@@ -57,7 +57,7 @@ _TABLE = TypeAdapter(dict[str, Price])
 
 
 def load_prices(own: str = "") -> Prices:
-    """Return the prices that ship, overruled by those in the file `own`. Raises ConfigError with file, model and key."""
+    """Return the prices that ship, overruled by those in the file `own`. Raises ConfigError with file and key."""
     shipped = (resources.files("earwitness") / "prices.json").read_text(encoding="utf-8")
     return parse_prices(shipped, "prices.json") | (_read(Path(own)) if own else {})
 
@@ -73,7 +73,7 @@ def parse_prices(text: str, origin: str) -> dict[str, Price]:
         said = "\n".join(f"  {'.'.join(str(p) for p in e['loc']) or 'the file'}: {e['msg']}" for e in error.errors())
         raise ConfigError(
             f"{origin} is no table of prices:\n{said}\n"
-            '  write {"MODEL": {"text": USD, "completion": USD}}, per million tokens; "audio" and "cached" where they differ'
+            '  write {"MODEL": {"text": USD, "completion": USD}}, per million tokens; "audio", "cached" if they differ'
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Commands that drive a run or look at one: run, check, train, demo, show."""
+"""Commands that drive a run or look at one: run, check, train, demo, show, costs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ def add(commands: Commands) -> None:
     sub = command(commands, "show", show, "Show where a run stands, or the whole life of one question.")
     sub.add_argument("run", type=Path, help="a run's folder")
     sub.add_argument("question", nargs="?", help="a question's id")
+    sub = command(commands, "costs", costs, "Say what a run asked of served models, and what that cost.")
+    sub.add_argument("run", type=Path, help="a run's folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -110,4 +112,12 @@ def show(arguments: argparse.Namespace) -> int:
     from earwitness.life import life_of, standing
 
     print(life_of(arguments.run, arguments.question) if arguments.question else standing(arguments.run))
+    return 0
+
+
+def costs(arguments: argparse.Namespace) -> int:
+    """`earwitness costs`."""
+    from earwitness.costs import costs_text
+
+    print(costs_text(arguments.run))
     return 0

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from earwitness.serve.requests import (
 )
 
 MOST_BYTES = 64 * 2**20  # of a request's body
+PATIENCE = 600.0  # seconds that a server which is told to end gives to what is under way
 log = logging.getLogger(__name__)
 
 
@@ -157,21 +159,27 @@ class Server:
         await asyncio.shield(asyncio.wrap_future(self.engines[host.name].do(what)))
 
 
-async def serve(server: Server, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is under way. `ready` is told the port once it is open."""
-    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=600)
+@asynccontextmanager
+async def opened(server: Server, host: str, port: int) -> AsyncIterator[int]:
+    """Listen for a while, on the port that is given (0: a free one). At the end, what is under way is finished."""
+    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=PATIENCE)
     await runner.setup()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        ready(runner.addresses[0][1])
-        await stop.wait()
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
         await asyncio.to_thread(server.close)
+
+
+async def serve(server: Server, host: str, port: int, ready: Callable[[int], None]) -> None:
+    """Serve until SIGINT or SIGTERM. `ready` is told the port once it is open."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with opened(server, host, port) as taken:
+        ready(taken)
+        await stop.wait()
 
 
 async def _health(_: web.Request) -> web.Response:
@@ -210,6 +218,8 @@ def _refused(error: Exception) -> Refused:
         return Refused(str(error), 400, "media_limit" if isinstance(error, MediaLimit) else None)
     if isinstance(error, ModelError):
         return Refused(str(error))
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return Refused(f"the body of a request may be of {MOST_BYTES} bytes at most", 413)
     if isinstance(error, web.HTTPException):
         return Refused(error.reason, error.status)
     failed = Refused(f"the server failed ({type(error).__name__})", 500)

@@ -55,9 +55,8 @@ def chat_ask(request: ChatRequest, sense: Sense, window: int) -> Ask:
     *earlier, last = request.messages
     if last.role != "user":
         raise Refused("the last message must be the user's: it is what is answered")
-    parts = () if isinstance(last.content, str) else last.content
-    shown = [part for part in parts if not isinstance(part, Text)]
-    if any(isinstance(part, Text) for part in parts[: len(shown)]):
+    shown = [part for part in last.content if not isinstance(part, Text)]
+    if any(isinstance(part, Text) for part in last.content[: len(shown)]):
         raise Refused("pictures and sound must come before the words of their message: here they are read first")
     prompt = _shown(shown, sense, request)
     tokens = request.max_completion_tokens or request.max_tokens or window
@@ -105,14 +104,12 @@ def _shown(parts: Sequence[Text | Video | Image | Sound], sense: Sense, request:
 
 def _earlier(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     for message in messages:
-        if any(not isinstance(part, Text) for part in message.content if not isinstance(part, str)):
+        if not all(isinstance(part, Text) for part in message.content):
             raise Refused("only the last message may hold pictures or sound")
     return tuple((message.role, _words(message)) for message in messages)
 
 
 def _words(message: Message) -> str:
-    if isinstance(message.content, str):
-        return message.content
     return "\n".join(part.text for part in message.content if isinstance(part, Text))
 
 

@@ -52,7 +52,7 @@ def film(pictures: Sequence[Image.Image], times: VideoTimes) -> Frames:
     ((width, height),) = sizes
     if width * height > LIMITS.area or count * width * height * 3 > LIMITS.bytes:
         raise Refused(f"{count} frames of {width} x {height} pixels are too much for one request", 413)
-    if times.num_frames not in (-1, count):
+    if 0 <= times.num_frames < count:
         raise Refused(f"num_frames is {times.num_frames}, and {count} frames were sent: say -1, for all of them")
     indices = tuple(range(count)) if times.frames_indices is None else times.frames_indices
     if len(indices) != count:
@@ -71,9 +71,7 @@ def wave(coded: str) -> NDArray[np.float32]:
     data = _bytes(coded, "input_audio.data")
     kind, channels, rate, bits, samples = _riff(data)
     if channels != 1 or rate != RATE:
-        raise Refused(
-            f"input_audio has {channels} channel(s) at {rate} Hz: send mono at {RATE} Hz; nothing is resampled"
-        )
+        raise Refused(f"input_audio has {channels} channels at {rate} Hz: send mono at {RATE} Hz; it is not resampled")
     if (kind, bits) not in ((PCM, 16), (FLOAT, 32)):
         raise Refused("input_audio must hold PCM of 16 bits or floats of 32 bits")
     if not samples or len(samples) % (bits // 8):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from earwitness.serve.refusals import Refused
 
@@ -27,7 +27,7 @@ class Body(BaseModel):
 class VideoTimes(Body):
     """When frames were taken: frame i at `frames_indices[i]` / `fps` seconds of a clip of `duration` seconds."""
 
-    num_frames: int = -1
+    num_frames: int = Field(-1, ge=-1)
     fps: float = Field(1.0, gt=0, allow_inf_nan=False)
     frames_indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     total_num_frames: int | None = Field(None, ge=1)
@@ -93,7 +93,12 @@ class Message(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str | tuple[Part, ...]
+    content: tuple[Part, ...]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _words_alone(cls, content: Any) -> Any:
+        return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class Choices(Body):

@@ -66,8 +66,10 @@ def open_desk(config: RunConfig, root: Path, name: str, part: str = "") -> Itera
     """
     folder = root / name
     served = any(spec.base_url for spec in config.models.values())
-    purse = Purse(config.budget, load_prices(config.budget.prices), sorted(folder.glob(LEDGERS)))
-    ledger = Ledger(folder / f"ledger{part}.sqlite", root.glob(f"*/{LEDGERS}")) if served else None
+    own = folder / f"ledger{part}.sqlite"
+    prices = load_prices(config.budget.prices)
+    purse = Purse(config.budget, prices, own, lambda: [path for path in folder.glob(LEDGERS) if path != own])
+    ledger = Ledger(own, root.glob(f"*/{LEDGERS}")) if served else None
     desk = Desk(ledger, purse)
     _open.append(desk)
     try:

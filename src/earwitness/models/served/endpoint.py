@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from earwitness.models.served.call import ServerError
 
-News = Literal["served", "refused", "failed", "gone"]
-"""How a request ended for its endpoint: it worked; too many at once; broke or hung; nobody took the connection."""
+News = Literal["served", "refused", "strained", "failed", "gone"]
+"""How a request ended for its endpoint: it worked; too many at once; no room or no end; it broke; nobody took it."""
 
 UNLIMITED = 64  # requests under way at one address where the configuration sets no number
-TOLERATED = 0.1  # share of refusals (429) that leaves the pace as it is: a flaky server is not a full one
+TOLERATED = 0.2  # share of refusals and strain that leaves the pace as it is: a flaky server is not a full one
 SLOWER = 0.7
 RECENT = 20  # outcomes that a breaker looks at
 ENOUGH = 10  # outcomes without which it does not judge
@@ -128,16 +128,16 @@ class Endpoint:
         self.tokens.take(-unused, now)
         self.paused_until = max(self.paused_until, now + pause)
         self.reached = self.reached or news != "gone"
-        if news in ("failed", "gone"):
+        if news in ("strained", "failed", "gone"):
             self.breaker.failed(now, news == "gone")
         else:
             self.breaker.worked()
-        self._adapt(news == "refused", started, now)
+        self._adapt(news in ("refused", "strained"), started, now)
 
-    def _adapt(self, refused: bool, started: float, now: float) -> None:
-        """Add one request per round that went well; after a round with many refusals, go slower, once a round."""
-        self._refusals.append(refused)
-        if not refused:
+    def _adapt(self, too_much: bool, started: float, now: float) -> None:
+        """Add one request per round that went well; after one in which many were too much go slower, once a round."""
+        self._refusals.append(too_much)
+        if not too_much:
             self.pace = min(self.most, self.pace + 1 / self.pace)
         elif started >= self.slowed_at:
             latest = list(self._refusals)[-max(1, int(self.pace)) :]

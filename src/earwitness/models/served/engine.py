@@ -7,25 +7,20 @@ same time is sent once, and what the ledger knows is not sent at all.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
-import aiohttp
-from yarl import URL
-
-from earwitness import __version__
 from earwitness.config import Model
 from earwitness.ledger import Attempt, Ledger
 from earwitness.models.exchange import Unanswered
 from earwitness.models.served.call import Answer, Call, ServerError
-from earwitness.models.served.endpoint import Endpoint, backoff
+from earwitness.models.served.endpoint import Endpoint, News, backoff
+from earwitness.models.served.post import ON, Post
 from earwitness.models.served.purse import Hold, Purse
-from earwitness.models.served.reply import REPLY_LIMIT, Ending, offered, read_reply
+from earwitness.models.served.reply import Ending
 
-CONNECTING = 10.0  # seconds until nobody is thought to take a connection
 NOBODY = 10.0  # seconds after which a server that never took a connection is thought not to be there
 GONE = 180.0  # seconds after which a server that broke is thought to stay so
 PATIENCE = 900.0  # seconds that a request, or a run, lets itself be put off by 429s
@@ -42,7 +37,7 @@ class Engine:
         self.model = f"{spec.name}@{spec.revision}" if spec.revision else spec.name
         self._ledger, self._purse = ledger, purse
         self._price = purse.price(spec.name)
-        self._key = read_key(spec)
+        self._post = Post(spec)
         self._lock = threading.Lock()
         self._under_way: dict[tuple[str, ...], Future[Answers]] = {}
         self._loop = asyncio.new_event_loop()
@@ -52,11 +47,11 @@ class Engine:
         self._queue: deque[_Turn] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._first: float | None = None
+        self._served: float | None = None  # when something was answered last, or first asked
         self._stopped: Exception | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"requests to {spec.name}", daemon=True)
         self._thread.start()
-        self._session = asyncio.run_coroutine_threadsafe(self._open_session(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._post.open(), self._loop).result()
 
     def ask(self, calls: Sequence[Call]) -> list[list[Answer] | Unanswered]:
         """Return the answers to each call, or why there are none. Blocks until all are there, and on disk.
@@ -97,12 +92,15 @@ class Engine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            for future in list(self._under_way.values()):  # asked for while this was closing
+                if not future.done():
+                    future.set_exception(self._stopped or ServerError("closed"))
 
     def _send_what_is_owed(self, mine: Sequence[tuple[Call, Future[Answers]]]) -> None:
         """Answer from the ledger what it knows, and send the rest.
 
-        Each call was marked as under way before the ledger is read, and is so until its answer is in the ledger: there is
-        no moment in which somebody else would find it in neither.
+        Each call was marked as under way before the ledger is read, and is so until its answer is in the ledger: at no
+        moment would somebody else find it in neither.
         """
         try:
             keys = [key for call, _ in mine for key in call.keys]
@@ -131,29 +129,15 @@ class Engine:
 
     # From here on everything runs on the loop's thread.
 
-    async def _open_session(self) -> aiohttp.ClientSession:
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        headers["User-Agent"] = f"earwitness/{__version__}"
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        return aiohttp.ClientSession(
-            headers=headers,
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTING),
-            trust_env=False,
-            auto_decompress=False,
-        )
-
     async def _end(self) -> None:
         self._stop(ServerError(f"the requests to {self.spec.name} were stopped"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._session.close()
+        await self._post.close()
 
     def _begin(self, owed: Sequence[tuple[Call, Future[Answers], Answers]]) -> None:
-        self._first = self._first or self._loop.time()
+        self._served = self._served or self._loop.time()
         for call, future, known in owed:
             task = self._loop.create_task(self._settle(call, future, known))
             self._tasks.add(task)
@@ -176,7 +160,8 @@ class Engine:
 
     async def _answer(self, call: Call) -> tuple[Answers, Future[None] | None]:
         """Try until there is an answer; return it with the ledger's promise to keep it."""
-        began, last = self._loop.time(), None
+        last: Endpoint | None = None
+        put_off: float | None = None  # since when
         tries, delays, tried = 0, 0, []
         while True:
             endpoint, hold = await self._turn(call, last)
@@ -184,12 +169,14 @@ class Engine:
             if ending.then == "done":
                 return dict(zip(call.keys, ending.answers, strict=True)), recorded
             if ending.then == "stop":
-                error = await self._fatal(ending, endpoint)
+                error = await self._post.fatal(ending, endpoint)
                 self._stop(error)
                 raise error
             tried.append(ending.outcome)
             tries += ending.then == "again"
-            late = self._loop.time() - began > PATIENCE and ending.then == "wait"
+            if ending.then == "wait":
+                put_off = put_off or self._loop.time()
+            late = put_off is not None and self._loop.time() - put_off > PATIENCE
             if ending.then == "drop" or tries >= self.spec.attempts or late:
                 raise Unanswered(_said(call, ending, endpoint, tried))
             last = endpoint
@@ -257,7 +244,7 @@ class Engine:
         started = self._loop.time()
         ending = Ending("stopped", "stop", "served")
         try:
-            ending = await self._send(call, endpoint)
+            ending = await self._post.send(call, endpoint)
         finally:
             now = self._loop.time()
             usage, untold = ending.usage, ending.untold(call)
@@ -267,83 +254,37 @@ class Engine:
             self._purse.settle(hold, usage, untold, usd)
             attempt = Attempt(self.model, endpoint.place, ending.outcome, now - started, usage, untold, usd)
             answers = dict(zip(call.keys, ending.answers, strict=False))
+            if ending.then == "done":
+                self._served = now
             recorded = self._ledger.record(attempt, answers) if self._ledger else None
             if recorded is not None and not answers:
                 recorded.add_done_callback(self._look_at_disk)
-        self._look_around(now)
+        self._look_around(ending.news, now)
         self._dispatch()
         return ending, recorded
-
-    async def _send(self, call: Call, endpoint: Endpoint) -> Ending:
-        try:
-            async with asyncio.timeout(self.spec.timeout):
-                url = URL(endpoint.base_url + call.path, encoded=True)
-                async with self._session.post(url, data=call.body, allow_redirects=False) as reply:
-                    body = await _bounded(reply, REPLY_LIMIT)
-                    if body is None:
-                        words = f"a reply of more than {REPLY_LIMIT >> 20} MiB"
-                        return Ending("too large", "drop", "served", words)
-                    return read_reply(reply.status, reply.headers, body, call, self._key)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Ending("gone", "wait", "gone", _why(error))
-        except TimeoutError:
-            return Ending("hang", "again", "failed", f"no answer within {self.spec.timeout:g} s")
-        except aiohttp.ClientPayloadError:
-            return Ending("cut", "again", "failed", "the reply broke off")
-        except (aiohttp.ClientError, OSError) as error:
-            return Ending("reset", "again", "failed", f"the connection broke ({type(error).__name__})")
 
     def _look_at_disk(self, recorded: Future[None]) -> None:
         error = recorded.exception()
         if isinstance(error, Exception):
             self._loop.call_soon_threadsafe(self._stop, error)
 
-    def _look_around(self, now: float) -> None:
+    def _look_around(self, news: News, now: float) -> None:
         """Stop where nobody is there, or nobody wants to be asked for long, instead of failing every question."""
-        places = ", ".join(endpoint.place for endpoint in self._endpoints)
-        if not any(e.reached for e in self._endpoints) and now - (self._first or now) > NOBODY:
-            mend = f"start the server of {self.spec.name}, or mend base_url"
-            self._stop(ServerError(f"nobody answers at {places}: {mend}; {_ON}"))
-        elif all(e.breaker.down_since is not None and now - e.breaker.down_since > GONE for e in self._endpoints):
-            mend = f"see to the server of {self.spec.name}"
-            self._stop(ServerError(f"{places} has failed for {GONE / 60:g} minutes: {mend}; {_ON}"))
-        elif (pause := min(e.paused_until for e in self._endpoints) - now) > PATIENCE:
-            self._stop(ServerError(f"{places} asks to be left alone for {pause / 60:.0f} minutes; then {_ON}"))
-
-    async def _fatal(self, ending: Ending, endpoint: Endpoint) -> ServerError:
-        """Return the error that says why a server's answer ends the run, and what would do."""
-        status, place, said = ending.outcome, endpoint.place, f": {ending.words}" if ending.words else ""
-        if status in ("401", "403"):
-            which = f"the key in {self.spec.api_key_env}" if self.spec.api_key_env else "a request without a key"
-            mend = "set the variable to a valid one" if self._key else "name its variable in api_key_env"
-            return ServerError(f"{place} refuses {which} ({status}){said}. To go on, {mend}; {_ON}")
-        if status in ("402", "429"):
-            return ServerError(
-                f"{place} says that the account's money or quota is used up ({status}){said}. Then {_ON}"
-            )
-        if status.startswith("3"):
-            return ServerError(
-                f"{place} redirects ({status}) {ending.words}, which is not followed: the key and the clips go to no "
-                "other address than base_url"
-            )
-        names = await self._offered(endpoint)
-        offers = f" It offers: {names}." if names else " base_url usually ends in /v1."
-        return ServerError(
-            f"{place} does not know the model {self.spec.name}, or not this path ({status}){said}.{offers}"
-        )
-
-    async def _offered(self, endpoint: Endpoint) -> str:
-        try:
-            async with asyncio.timeout(min(self.spec.timeout, CONNECTING)):
-                url = URL(endpoint.base_url + "/models", encoded=True)
-                async with self._session.get(url, allow_redirects=False) as reply:
-                    body = await _bounded(reply, 2**20)
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return ""
-        return offered(body.replace(self._key.encode(), b"***") if self._key else body) if body else ""
-
-
-_ON = "the same command continues, and nothing that was answered is asked again"
+        places, name = ", ".join(endpoint.place for endpoint in self._endpoints), self.spec.name
+        waited = now - (self._served or now)
+        pause = min(endpoint.paused_until for endpoint in self._endpoints) - now
+        down = [e.breaker.down_since for e in self._endpoints]
+        if news == "gone" and not any(e.reached for e in self._endpoints) and waited > NOBODY:
+            said = f"nobody answers at {places}: start the server of {name}, or mend base_url"
+        elif all(since is not None and now - since > GONE for since in down):
+            said = f"{places} has failed for {GONE / 60:g} minutes: see to the server of {name}"
+        elif pause > PATIENCE:
+            said = f"{places} asks to be left alone for {pause / 60:.0f} minutes: wait as long"
+        elif news == "refused" and waited > PATIENCE:
+            said = f"{places} has refused everything for {PATIENCE / 60:g} minutes (429): see to the limits of {name}"
+        else:
+            return
+        self._stop(ServerError(f"{said}; then {ON}"))
 
 
 class _Turn:
@@ -351,39 +292,6 @@ class _Turn:
 
     def __init__(self, tokens: int, avoid: Endpoint | None, come: asyncio.Future[tuple[Endpoint, Hold]]) -> None:
         self.tokens, self.avoid, self.come = tokens, avoid, come
-
-
-def read_key(spec: Model) -> str:
-    """Return the key of a model's server, empty where none is named. Raises ServerError naming the variable."""
-    if not spec.api_key_env:
-        return ""
-    key = os.environ.get(spec.api_key_env, "").strip()
-    if not key:
-        raise ServerError(f"the environment variable {spec.api_key_env} (api_key_env of {spec.name}) is not set")
-    if not (key.isascii() and key.isprintable()):
-        raise ServerError(f"the environment variable {spec.api_key_env} holds characters that no key has")
-    return key
-
-
-async def _bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """Return a response's body, None where it is larger than the limit (in bytes), however it is sent."""
-    if (reply.content_length or 0) > limit:
-        reply.close()
-        return None
-    parts, size = [], 0
-    async for part in reply.content.iter_any():
-        size += len(part)
-        if size > limit:
-            reply.close()
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _why(error: Exception) -> str:
-    reason = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
-    said = getattr(reason, "strerror", None) or type(error).__name__
-    return f"no connection ({said})"
 
 
 def _said(call: Call, ending: Ending, endpoint: Endpoint, tried: Sequence[str]) -> str:

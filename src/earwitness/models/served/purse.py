@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from earwitness.config import Budget
 from earwitness.ledger import Spent, Usage, spent
 from earwitness.prices import Price, Prices
 from earwitness.table import RunError
+
+BESIDE = 30.0
 
 
 class BudgetReached(RunError):  # noqa: N818 - named for what it is
@@ -28,20 +31,28 @@ class Hold:
 class Purse:
     """Gives out the budget, request by request; used from many threads.
 
-    `ledgers` are those of the whole run (its shards' too): what they say was spent, also on attempts that failed, is
-    gone already. What other shards spend from now on is not seen before they or this one start again.
+    `own` is the ledger that this process writes: what it says was spent, also on attempts that failed, is gone already.
+    So is what the ledgers `beside` it say, those of other shards of the run; these are read again every `BESIDE`
+    seconds, so that together they may overspend by what they spend meanwhile.
     """
 
-    def __init__(self, budget: Budget, prices: Prices, ledgers: Iterable[Path] = ()) -> None:
-        self.budget, self._prices = budget, prices
-        self._spent = spent(ledgers)
+    def __init__(
+        self,
+        budget: Budget,
+        prices: Prices,
+        own: Path | None = None,
+        beside: Callable[[], Iterable[Path]] = tuple,
+    ) -> None:
+        self.budget, self._prices, self._others = budget, prices, beside
+        self._spent = spent([own] if own is not None and own.exists() else [])
+        self._beside, self._read = Spent(), -BESIDE
         self._held_tokens, self._held_usd, self._under_way = 0, 0.0, 0
         self._lock = threading.Lock()
 
     @property
     def spent(self) -> Spent:
-        """What the run has spent so far, earlier sittings included."""
-        return self._spent
+        """What the run has spent so far, earlier sittings and other shards included."""
+        return Spent(self._spent.tokens + self._beside.tokens, self._spent.usd + self._beside.usd)
 
     def price(self, model: str) -> Price | None:
         """Return what is known of a model's price. Raises RunError where a budget in USD could not be kept."""
@@ -60,6 +71,8 @@ class Purse:
         """
         hold = Hold(tokens, price.most(tokens) if price else 0.0)
         with self._lock:
+            if (self.budget.usd or self.budget.tokens) and time.monotonic() - self._read > BESIDE:
+                self._beside, self._read = spent(self._others()), time.monotonic()
             if self._fits(hold):
                 self._held_tokens += hold.tokens
                 self._held_usd += hold.usd
@@ -79,8 +92,8 @@ class Purse:
             self._spent = Spent(self._spent.tokens + used, self._spent.usd + (usd or 0.0))
 
     def _fits(self, hold: Hold) -> bool:
-        tokens = self._spent.tokens + self._held_tokens + hold.tokens
-        usd = self._spent.usd + self._held_usd + hold.usd
+        tokens = self.spent.tokens + self._held_tokens + hold.tokens
+        usd = self.spent.usd + self._held_usd + hold.usd
         return not (self.budget.tokens and tokens > self.budget.tokens) and not (
             self.budget.usd and usd > self.budget.usd
         )
@@ -89,11 +102,11 @@ class Purse:
         lines = []
         if self.budget.usd:
             lines.append(
-                f"{self._spent.usd:.4f} of {self.budget.usd:g} USD are spent, the next request may cost {hold.usd:.4f}"
+                f"{self.spent.usd:.4f} of {self.budget.usd:g} USD are spent, the next request may cost {hold.usd:.4f}"
             )
         if self.budget.tokens:
             lines.append(
-                f"{self._spent.tokens} of {self.budget.tokens} tokens are used, the next request may use {hold.tokens}"
+                f"{self.spent.tokens} of {self.budget.tokens} tokens are used, the next request may use {hold.tokens}"
             )
         return (
             f"the budget is reached: {'; '.join(lines)}. What was answered is kept: with a larger budget.usd or "

@@ -57,7 +57,8 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, call: Call,
     if status == 429 and b"insufficient_quota" not in body:
         return Ending(outcome, "wait", "refused", words, pause=pause or 0.0)
     if status in (408, 409, 425) or status >= 500:
-        return Ending(outcome, "again", "failed", words, pause=pause or 0.0)
+        news: News = "strained" if status in (408, 503, 529) else "failed"
+        return Ending(outcome, "again", news, words, pause=pause or 0.0)
     if 300 <= status < 400:
         words = f"to {excerpt(headers.get('Location', '').encode()) or 'nowhere'}"
         return Ending(outcome, "stop", "served", words)

@@ -1,0 +1,160 @@
+"""What was paid for is kept: through kills, torn files, and beside ledgers that are damaged or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earwitness.ledger import Attempt, Ledger, Spent, Usage, call_key, spent
+from earwitness.run import RunError
+
+ATTEMPT = Attempt("qwen@main", "localhost:8000", "answered", 0.25, Usage(10, 5, 2, 4), usd=0.5)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    made = Ledger(tmp_path / "mine" / "ledger.sqlite")
+    yield made
+    made.close()
+
+
+def fill(path: Path, **answers: str) -> Path:
+    ledger = Ledger(path)
+    ledger.record(ATTEMPT, {key: {"text": text} for key, text in answers.items()}).result()
+    ledger.close()
+    return path
+
+
+def test_answers_are_there_after_closing_and_the_first_one_stands(tmp_path):
+    path = fill(tmp_path / "a.sqlite", k="one")
+    again = Ledger(path)
+    again.record(ATTEMPT, {"k": {"text": "another"}, "l": {"text": "two"}}).result()
+    assert again.answered(["k", "l", "m"]) == {"k": {"text": "one"}, "l": {"text": "two"}}
+    again.close()
+    with pytest.raises(RunError, match="closed"):
+        again.record(ATTEMPT, {})
+
+
+def test_thousands_of_keys_are_looked_up_at_once(ledger):
+    answers = {call_key(n=n): {"n": n} for n in range(5000)}
+    ledger.record(ATTEMPT, answers).result()
+    assert ledger.answered([*answers, "unknown"]) == answers
+
+
+def test_other_runs_answers_are_found_and_their_ledgers_left_as_they_are(tmp_path):
+    other = fill(tmp_path / "other" / "ledger.sqlite", k="theirs", both="theirs")
+    before = other.read_bytes()
+    mine = Ledger(tmp_path / "mine" / "ledger.sqlite", [other, tmp_path / "mine" / "ledger.sqlite"])
+    mine.record(ATTEMPT, {"both": {"text": "mine"}}).result()
+    assert mine.answered(["k", "both"]) == {"k": {"text": "theirs"}, "both": {"text": "mine"}}
+    mine.close()
+    assert other.read_bytes() == before
+    assert not mine.notes
+
+
+def test_answers_of_a_run_under_way_are_found(tmp_path, ledger):
+    ledger.record(ATTEMPT, {"k": {"text": "now"}}).result()
+    second = Ledger(tmp_path / "second.sqlite", [ledger.path])
+    ledger.record(ATTEMPT, {"l": {"text": "later"}}).result()
+    assert set(second.answered(["k", "l"])) == {"k", "l"}
+    second.close()
+
+
+def test_damaged_and_foreign_ledgers_are_left_out_and_named(tmp_path):
+    good = fill(tmp_path / "good" / "ledger.sqlite", **{f"k{n}": "x" * 500 for n in range(60)})
+    damaged = tmp_path / "damaged.sqlite"
+    damaged.write_bytes(good.read_bytes()[:8192] + b"\xff" * (good.stat().st_size - 8192))
+    garbage = tmp_path / "garbage.sqlite"
+    garbage.write_bytes(b"not a database" * 100)
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE answers (key, answer, attempt)")
+    connection.close()
+    before = [path.read_bytes() for path in (damaged, garbage, foreign)]
+    mine = Ledger(tmp_path / "mine.sqlite", [damaged, garbage, foreign, tmp_path / "missing.sqlite", good])
+    assert len(mine.answered([f"k{n}" for n in range(60)])) == 60
+    mine.close()
+    for path in (damaged, garbage, foreign, tmp_path / "missing.sqlite"):
+        assert any(str(path) in note for note in mine.notes)
+    assert [path.read_bytes() for path in (damaged, garbage, foreign)] == before
+    for path in (garbage, foreign):
+        with pytest.raises(RunError, match=r"cannot be used|not a ledger"):
+            Ledger(path)
+    assert [path.read_bytes() for path in (damaged, garbage, foreign)] == before
+
+
+def test_another_format_is_refused(tmp_path):
+    path = fill(tmp_path / "a.sqlite")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(RunError, match="format 99"):
+        Ledger(path)
+
+
+def test_a_ledger_that_is_only_just_made_costs_nothing_yet(tmp_path):
+    (tmp_path / "new.sqlite").touch()
+    assert spent([tmp_path / "new.sqlite"]) == Spent()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.37, 0.5, 0.93, 0.9999])
+def test_a_torn_log_loses_no_integrity(tmp_path, ledger, share):
+    for n in range(40):
+        ledger.record(ATTEMPT, {f"k{n}": {"text": "x" * 300}}).result()
+    torn = tmp_path / "torn.sqlite"
+    shutil.copy(ledger.path, torn)
+    log = Path(f"{ledger.path}-wal").read_bytes()
+    Path(f"{torn}-wal").write_bytes(log[: int(share * len(log))])
+    opened = Ledger(torn)
+    known = opened.answered([f"k{n}" for n in range(40)])
+    assert set(known) == {f"k{n}" for n in range(len(known))}  # a beginning of what was written
+    opened.record(ATTEMPT, {"new": {}}).result()
+    opened.close()
+    with sqlite3.connect(torn) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_a_full_disk_is_told_to_whoever_waits(ledger):
+    ledger._writer_side.execute("PRAGMA max_page_count=8")
+    futures = [ledger.record(ATTEMPT, {f"k{n}": {"text": "x" * 5000}}) for n in range(20)]
+    with pytest.raises(RunError, match="free the disk"):
+        [future.result() for future in futures]
+
+
+def test_many_threads_write_and_read(ledger):
+    def work(name: int) -> None:
+        for n in range(50):
+            ledger.record(ATTEMPT, {f"{name}-{n}": {"n": n}}).result()
+            assert ledger.answered([f"{name}-{n}"]) == {f"{name}-{n}": {"n": n}}
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ledger.answered([f"{name}-{n}" for name in range(8) for n in range(50)])) == 400
+    assert spent([ledger.path]) == Spent(8 * 50 * 15, 8 * 50 * 0.5)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(parts=st.dictionaries(st.text("abc", min_size=1), JSON, max_size=4))
+def test_a_key_is_a_function_of_what_the_parts_say(parts):
+    key = call_key(**parts)
+    assert len(key) == 40
+    assert call_key(**dict(reversed(parts.items()))) == key
+    assert call_key(**json.loads(json.dumps(parts))) == key
+    assert call_key(**parts, more=1) != key
