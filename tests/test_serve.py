@@ -276,8 +276,16 @@ def test_another_host_is_warned_of_and_names_must_differ(capsys):
     told = capsys.readouterr().err
     assert "there is no key" in told
     assert "no embedded model 'nobody'" in told
-    assert main(["serve", "world:teacher", "teacher=world:checker"]) == 2
-    assert "two models would be called 'teacher'" in capsys.readouterr().err
+    for models in (["world:teacher", "teacher=world:checker"], ["=world:teacher"]):
+        assert main(["serve", *models]) == 2
+        assert "a name of its own" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_not_there_are_said(url, capsys):
+    assert main(["serve", "world:textual-teacher", "--port", url.rpartition(":")[2]]) == 2
+    assert "choose another --port" in capsys.readouterr().err
+    assert main(["serve", "world:textual-teacher", "--adapters", "nowhere"]) == 2
+    assert "--adapters nowhere" in capsys.readouterr().err
 
 
 def test_a_server_that_is_told_to_end_finishes_what_is_under_way():

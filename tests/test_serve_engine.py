@@ -41,7 +41,14 @@ def host():
 def test_requests_in_a_batch_are_answered_as_alone(host, choices):
     how = replace(HOT, max_tokens=20)
     asks = [
-        Ask("checker", Prompt(f"is the {word} heard ?", wave=load_sound(clip(n))), how, n, choices, 3)
+        Ask(
+            "checker",
+            Prompt(f"is the {word} heard ?", wave=load_sound(clip(n))[: 64000 - 9000 * n]),
+            how,
+            n,
+            choices,
+            3,
+        )
         for n, word in enumerate(["dog", "bell", "siren", "dog"])
     ]
     for alone, together in zip([host.answer([one])[0] for one in asks], host.answer(asks), strict=True):

@@ -10,8 +10,12 @@ from safetensors.torch import load_file, save_file
 
 import servers
 from conftest import open_model
+from earwitness.config import Model
 from earwitness.models.exchange import Drawing, Prompt
 from earwitness.models.loading import attach_adapter
+from earwitness.serve.asks import Ask
+from earwitness.serve.host import Host
+from earwitness.serve.refusals import Refused
 from earwitness.sources.clips import load_sound
 from servers import chat, post, serving, sound, text
 from tensors import clip
@@ -123,6 +127,26 @@ def test_a_server_that_was_given_no_folders_loads_nothing(world_server, places):
     weights = {"model_path": str(places / "allowed" / "full"), "model": "student"}
     status, answer = post(f"{world_server}/update_weights_from_disk", weights)
     assert (status, "--adapters" in answer["error"]["message"]) == (400, True)
+
+
+def test_a_model_that_has_an_adapter_of_its_own_keeps_it(tiny_student, places):
+    one, two = (places / "allowed" / f"step-{n}" for n in (1, 2))
+    host = Host("own", Model(kind="local", name=str(tiny_student), adapter=str(one)))
+
+    def answered(name):
+        ask = Ask(name, Prompt(LIST, wave=load_sound(clip(1))), Drawing(max_tokens=12), 0)
+        return host.answer([ask])[0].completions[0].text
+
+    assert host.base == str(tiny_student)
+    first, second = worn(tiny_student, one), worn(tiny_student, two)
+    assert answered("own") == first
+    host.load_adapter("other", two)
+    assert [answered(name) for name in ("other", "own")] == [second, first]
+    host.unload_adapter("other")
+    assert answered("own") == first
+    with pytest.raises(Refused, match="no model 'other' any more"):
+        answered("other")
+    assert not any(parameter.requires_grad for parameter in host.local.model.parameters())
 
 
 def test_weights_are_replaced_while_a_model_is_served(url, tiny_student, places):

@@ -37,26 +37,30 @@ def serve(arguments: argparse.Namespace) -> int:
     from earwitness.listen import model_spec
     from earwitness.serve import app
 
-    places = [_named(word) for word in arguments.models]
-    names = [name for name, _ in places]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two models would be called {twice[0]!r}: name them apart with NAME=MODEL")
+    places = dict(_named(word) for word in arguments.models)
+    if len(places) < len(arguments.models) or "" in places:
+        raise ConfigError("each model needs a name of its own: say NAME=MODEL")
+    if missing := [folder for folder in arguments.adapters if not folder.is_dir()]:
+        raise ConfigError(f"--adapters {missing[0]}: there is no such folder")
     if arguments.host not in LOOPBACK:
         print(f"warning: whoever reaches {arguments.host} can use these models: there is no key", file=sys.stderr)
-    server = app.Server({name: model_spec(place) for name, place in places}, arguments.adapters)
+    server = app.Server({name: model_spec(place) for name, place in places.items()}, arguments.adapters)
     shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
 
     def ready(port: int) -> None:
         senses = ", ".join(f"{name} ({host.sense})" for name, host in server.hosts.items())
         print(f"serving {senses} at http://{shown}:{port}/v1", flush=True)
 
-    asyncio.run(app.serve(server, arguments.host, arguments.port, ready))
+    try:
+        asyncio.run(app.serve(server, arguments.host, arguments.port, ready))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen at {shown}:{arguments.port} ({error}): choose another --port") from error
     return 0
 
 
 def _named(word: str) -> tuple[str, str]:
     """Return the name and the place of a model: `NAME=PLACE`, or a place, whose last part is the name."""
     name, sign, place = word.partition("=")
-    if sign:
+    if sign and not Path(word).exists():
         return name, place
-    return (word.removeprefix("world:") if word.startswith("world:") else Path(word).name), word
+    return (word.removeprefix("world:") if word.startswith("world:") else Path(word).absolute().name), word

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from earwitness.learn.importance import LARGEST, drift_of, refuse_strangers
 from earwitness.learn.losses import token_logprobs, token_logprobs_and_entropies
 from earwitness.learn.router import router_counts, with_router
 from earwitness.learn.sampling import Decoding, Sampled, sample
@@ -41,6 +42,11 @@ class PolicySettings:
     normalise: Normalise
     scale: Literal["group", "none"]
     keep_equal_groups: bool
+    importance_cap: float = 2.0
+
+
+Sampler = Callable[[Sequence[Task], int], list[list[Sampled]]]
+"""Draws a group of samples for each task in a round, whose number is part of the noise's key."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,9 @@ class Rollout:
     """Scored samples of some tasks, packed. Per branch: its advantage, its length, and how many samples it stands for.
 
     Equal samples of a group are one branch: the same gradient for less work. `old` and `reference` (N) are the
-    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed. `drawn` holds
-    every group as it was sampled, `rows` what is to be kept of them.
+    log-probabilities under the sampling policy and the parent checkpoint, None where they are not needed. `drift` (N)
+    is by how much `old` is above what the samples' own drawer said of them, None where they were drawn in process.
+    `drawn` holds every group as it was sampled, `rows` what is to be kept of them.
     """
 
     batch: Packed | None
@@ -68,6 +75,7 @@ class Rollout:
     old: Tensor | None
     reference: Tensor | None
     facts: dict[str, float]
+    drift: Tensor | None = None
     drawn: list[Drawn] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -103,10 +111,16 @@ def roll_out(
     round_number: int,
     reference: Callable[[Packed], Tensor] | None,
     remember_old: bool,
+    sampler: Sampler | None = None,
 ) -> Rollout:
-    """Sample a group per task, score it, and pack what carries a signal."""
+    """Sample a group per task, score it, and pack what carries a signal.
+
+    Where a `sampler` draws elsewhere, the policy's own log-probabilities are always remembered: what it says of its
+    samples is held against them. Raises StrangeSamples where it is another model's.
+    """
     keys = [(*task.key, round_number) for task in tasks]
-    groups = sample(model, [t.root for t in tasks], settings.group, decoding, keys)
+    roots = [task.root for task in tasks]
+    groups = sampler(tasks, round_number) if sampler else sample(model, roots, settings.group, decoding, keys)
     rewards = torch.tensor([_rewarded(t, [s.ids for s in g]) for t, g in zip(tasks, groups, strict=True)])
     advantage = advantages(rewards, settings.scale)
     varied = (rewards.amax(1) - rewards.amin(1)) > 0
@@ -124,14 +138,21 @@ def roll_out(
     rollout = _pack(chosen, facts, decoding.pad_id, next(model.parameters()).device)
     if idle:
         rollout.copies.zero_()
+    if sampler:
+        rollout.facts[LARGEST] = 0.0
     rollout.drawn = [
         Drawn(group, r, a) for group, r, a in zip(groups, rewards.tolist(), advantage.tolist(), strict=True)
     ]
     if rollout.batch is not None:
         rollout.facts |= router_counts(model, rollout.batch)
         with torch.no_grad():
-            rollout.old = token_logprobs(model, rollout.batch, settings.temperature) if remember_old else None
+            scored = remember_old or sampler
+            rollout.old = token_logprobs(model, rollout.batch, settings.temperature) if scored else None
             rollout.reference = reference(rollout.batch) if reference else None
+    if rollout.drift is not None:
+        assert rollout.old is not None
+        rollout.drift = drift_of(rollout.old, rollout.drift)
+        rollout.facts[LARGEST] = refuse_strangers(rollout.drift)
     return rollout
 
 
@@ -149,26 +170,32 @@ def _rewarded(task: Task, samples: Sequence[tuple[int, ...]]) -> list[float]:
 def _pack(
     groups: Sequence[tuple[Root, list[Sampled], Tensor]], facts: dict[str, float], pad_id: int, device: torch.device
 ) -> Rollout:
+    """Pack groups; `drift` holds what the samples' drawer said of each token, until it is known what we say."""
     trees, advantage, length, copies = [], [], [], []
+    said: list[float] = []
     for root, samples, values in groups:
-        distinct: dict[tuple[int, ...], int] = {}
-        worth = {s.ids: float(v) for s, v in zip(samples, values, strict=True)}
+        distinct: dict[Sampled, int] = {}
+        worth = {s: float(v) for s, v in zip(samples, values, strict=True)}
         for s in samples:
-            distinct[s.ids] = distinct.get(s.ids, 0) + 1
-        trees.append(Tree(root, tuple(Branch.trained(ids) for ids in distinct)))
-        advantage += [worth[ids] for ids in distinct]
-        length += [len(ids) for ids in distinct]
+            distinct[s] = distinct.get(s, 0) + 1
+        trees.append(Tree(root, tuple(Branch.trained(s.ids) for s in distinct)))
+        advantage += [worth[s] for s in distinct]
+        length += [len(s.ids) for s in distinct]
         copies += list(distinct.values())
+        said += [value for s in distinct for value in s.logprobs]
     batch = pack(trees, pad_id).to(device) if trees else None
     a, n, c = (torch.tensor(x, dtype=torch.float32, device=device) for x in (advantage, length, copies))
-    return Rollout(batch, advantage=a, length=n, copies=c, old=None, reference=None, facts=facts)
+    drift = torch.tensor(said, dtype=torch.float32, device=device) if said else None
+    return Rollout(batch, advantage=a, length=n, copies=c, old=None, reference=None, facts=facts, drift=drift)
 
 
 def policy_terms(model: Any, rollout: Rollout, totals: dict[str, float], settings: PolicySettings) -> dict[str, Tensor]:
     """Return the `policy` and `kl_ref` terms (kl_ref not yet multiplied by beta), normalised by the global totals.
 
     Per token: -min(rho a, clip(rho, 1 - low, 1 + high) a), and exp(d) - d - 1 with d = log p_ref - log p. Beside them,
-    to be watched and not trained: the mean `entropy` (nats a token) and the share of tokens that were `clipped`.
+    to be watched and not trained: the mean `entropy` (nats a token) and the share of tokens that were `clipped`; of
+    samples drawn elsewhere also the mean `importance` that multiplies the policy's part, the mean distance between what
+    the two said (`gap`, nats), and the share of tokens that were `capped`.
     """
     if rollout.batch is None:
         zero = sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
@@ -181,12 +208,19 @@ def policy_terms(model: Any, rollout: Rollout, totals: dict[str, float], setting
     weight = copies * _normaliser(rollout, totals, settings)[branch]
     share = copies / max(totals["tokens"], 1.0)
     loss, bound = surrogate(logprobs, rollout.old, rollout.advantage[branch], settings)
+    watched = {"entropy": (entropy * share).sum(), "clipped": (bound * share).sum()}
+    if rollout.drift is not None:
+        ratio = torch.exp(rollout.drift)
+        importance = ratio.clamp_max(settings.importance_cap)
+        loss = loss * importance
+        watched["importance"] = (importance * share).sum()
+        watched["gap"] = (rollout.drift.abs() * share).sum()
+        watched["capped"] = ((ratio > settings.importance_cap) * share).sum()
     reference = logprobs.detach() if rollout.reference is None else rollout.reference
     return {
         "policy": (loss * weight).sum(),
         "kl_ref": (divergence(reference, logprobs) * weight).sum(),
-        "entropy": (entropy * share).sum(),
-        "clipped": (bound * share).sum(),
+        **watched,
         **router,
     }
 

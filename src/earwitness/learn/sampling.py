@@ -40,10 +40,14 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sample's token ids, the stop token included where it was reached (`stopped`)."""
+    """One sample's token ids, the stop token included where it was reached (`stopped`).
+
+    `logprobs` are what its drawer said of each token (nats, NaN: nothing); none where it was drawn in process.
+    """
 
     ids: tuple[int, ...]
     stopped: bool
+    logprobs: tuple[float, ...] = ()
 
 
 @torch.no_grad()

@@ -55,7 +55,13 @@ class Reading:
 
 @torch.no_grad()
 def listen_to(teacher: Any, batch: Packed, reading: Reading) -> Signals:
-    """Return a teacher's signals for a batch that is packed for it. Raises TeacherError for what is not a number."""
+    """Return a teacher's signals for a batch that is packed for it. Raises TeacherError for what is not a number.
+
+    One that is elsewhere (it can `say` them) is asked for its word on the top layer.
+    """
+    if hasattr(teacher, "say"):
+        said: Signals = teacher.say(batch, reading)
+        return said
     text, head = decoder(teacher), unwrapped(teacher).lm_head
     with tapped(teacher, reading.layers, [prediction_places(batch)]) as (states,):
         last = hidden_states(teacher, batch)[batch.row, batch.source]

@@ -32,6 +32,7 @@ from earwitness.learn.checkpoints import (
     sharded,
     whole_weights,
 )
+from earwitness.learn.importance import LARGEST
 from earwitness.learn.router import EXPERT
 
 LOG, ROLLOUTS = "log.jsonl", "rollouts.jsonl"
@@ -187,7 +188,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         self._keep_rows(batches)
         names = sorted(batches[0].counts())
         local = torch.tensor([[b.counts()[n] for n in names] for b in batches], dtype=torch.float64, device=device)
-        total = self.accelerator.reduce(local.sum(0), reduction="sum")
+        every = self.accelerator.gather(local)
+        total = torch.stack([c.amax() if n == LARGEST else c.sum() for n, c in zip(names, every.T, strict=True)])
         weights = dict(self.objective.weights)
         schedule = getattr(self.objective, "schedule", None)
         for name, factor in (schedule(raw[0][0]) if schedule else {}).items():

@@ -60,6 +60,11 @@ class SharedVocabulary:
         """The teacher's id of each of the student's that both have."""
         return dict(zip(self.student.tolist(), self.teacher.tolist(), strict=True)) | dict(self.renumbered)
 
+    @cached_property
+    def compared(self) -> dict[int, int]:
+        """The student's id of each of the teacher's whose probabilities are compared."""
+        return dict(zip(self.teacher.tolist(), self.student.tolist(), strict=True))
+
     def translate(self, ids: Sequence[int], student: Any) -> tuple[int, ...]:
         """Return a response's ids as the teacher's. Raises VocabularyError with the list of those that it lacks."""
         table = self.table

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,14 +149,14 @@ def stored_dtype(spec: Model) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
 
 
-def resolve(name: str, revision: str | None = None) -> Path:
+def resolve(name: str, revision: str | None = None, patterns: Sequence[str] = FETCHED) -> Path:
     """Return the folder of a model: the one named, or the hub's files of that name, fetched where they are not yet."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FETCHED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{name!r} is not a folder, and not to be had from the hub either ({reason})") from error
@@ -231,19 +231,30 @@ def video_settings(folder: Path) -> VideoSettings:
     )
 
 
-def _tokenizer(place: Path, family: Family) -> Any:
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a folder, a hub name or `world:NAME`, without the model. Raises ModelError."""
+    if name.startswith("world:"):
+        name = place_of(Model(kind="world", name=name.removeprefix("world:")))
+    place = resolve(name, patterns=[pattern for pattern in FETCHED if "safetensors" not in pattern])
+    for file in sorted(place.glob("*config.json")):
+        _refuse_code(file)
+    return _tokenizer(place, None)
+
+
+def _tokenizer(place: Path, family: Family | None) -> Any:
     """Load the tokenizer. Listeners may keep their chat template with the processor: it is looked up there, too."""
     import transformers
 
-    own = {} if family.template is None else {"mistral_format": False}  # the ordinary kind, which takes a template
+    template, hears = (family.template, family.ears is not None) if family else (None, False)
+    own = {} if template is None else {"mistral_format": False}  # the ordinary kind, which takes a template
     kind: Any = transformers.AutoTokenizer
     if _json(place / "tokenizer_config.json").get("tokenizer_class") in PLAIN_TOKENIZERS:
         # AutoTokenizer would go by the model's type instead, and cut words by rules that are not this tokenizer's.
         kind = transformers.PreTrainedTokenizerFast
     tokenizer = _read(place, lambda: kind.from_pretrained(place, trust_remote_code=False, **own))
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = family.template or _json(place / "chat_template.json").get("chat_template")
-    if tokenizer.chat_template is None and family.ears is not None:
+        tokenizer.chat_template = template or _json(place / "chat_template.json").get("chat_template")
+    if tokenizer.chat_template is None and hears:
         tokenizer.chat_template = _read(place, lambda: transformers.AutoProcessor.from_pretrained(place)).chat_template
     if tokenizer.chat_template is None:
         raise ModelError(f"{place} holds no chat template: a model without one cannot be asked; take an instruct model")

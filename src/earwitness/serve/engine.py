@@ -12,7 +12,7 @@ from typing import Any
 from earwitness.serve.asks import Ask, Reply
 from earwitness.serve.refusals import Refused
 
-MOST_WAITING = 512
+MOST_WAITING = 256
 MOST_TOGETHER = 64  # samples in a batch of several requests
 
 

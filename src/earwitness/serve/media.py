@@ -52,7 +52,7 @@ def film(pictures: Sequence[Image.Image], times: VideoTimes) -> Frames:
     ((width, height),) = sizes
     if width * height > LIMITS.area or count * width * height * 3 > LIMITS.bytes:
         raise Refused(f"{count} frames of {width} x {height} pixels are too much for one request", 413)
-    if times.num_frames not in (-1, count):
+    if 0 <= times.num_frames < count:
         raise Refused(f"num_frames is {times.num_frames}, and {count} frames were sent: say -1, for all of them")
     indices = tuple(range(count)) if times.frames_indices is None else times.frames_indices
     if len(indices) != count:

@@ -27,7 +27,7 @@ class Body(BaseModel):
 class VideoTimes(Body):
     """When frames were taken: frame i at `frames_indices[i]` / `fps` seconds of a clip of `duration` seconds."""
 
-    num_frames: int = -1
+    num_frames: int = Field(-1, ge=-1)
     fps: float = Field(1.0, gt=0, allow_inf_nan=False)
     frames_indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     total_num_frames: int | None = Field(None, ge=1)

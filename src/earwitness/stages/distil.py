@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from earwitness.learn.divergences import Divergence
 from earwitness.learn.layers import Projections, choose_layers, decoder, paired
 from earwitness.learn.losses import window
 from earwitness.learn.router import router_weight, with_router
-from earwitness.learn.signals import SignalStore, make_ahead
+from earwitness.learn.signals import SHARD, SignalStore, make_ahead
 from earwitness.learn.teachers import Reading, Signals, listen_to
 from earwitness.learn.tree import Branch, Packed, Tree, pack
 from earwitness.learn.vocabularies import Cuts, SharedVocabulary, VocabularyError
@@ -44,6 +44,9 @@ from earwitness.stages.training import (
 )
 from earwitness.stages.workbench import StageError, free_memory
 
+if TYPE_CHECKING:
+    from earwitness.models.served.teacher import ServedTeacher
+
 Material = tuple[Question, Lesson]
 PROJECTIONS = "projections.safetensors"
 
@@ -64,13 +67,14 @@ class Joint(Lessons):
 class Reader:
     """The textual teacher as one that scores the student's responses: it reads a description of each clip."""
 
-    def __init__(self, job: TrainingJob, teacher: LocalModel, student: LocalModel) -> None:
+    def __init__(self, job: TrainingJob, teacher: LocalModel | ServedTeacher, student: LocalModel) -> None:
         assert isinstance(job.settings, Distil)
         self.teacher, self.student, self.descriptions = teacher, student, dict(job.descriptions)
         self.sees = job.settings.witnesses[0].sees
-        sizes = tuple(m.model.config.get_text_config().vocab_size for m in (student, teacher))
+        self.width, self.window = size_of(teacher)
         self.names = (student.name, teacher.name)
-        self.shared = SharedVocabulary.of(student.tokenizer, teacher.tokenizer, (sizes[0], sizes[1]), self.names)
+        sizes = size_of(student)[0], self.width
+        self.shared = SharedVocabulary.of(student.tokenizer, teacher.tokenizer, sizes, self.names)
         self.cuts = Cuts(teacher.tokenizer, student.tokenizer, self.names)
         self.tokens = 0  # of all responses
 
@@ -81,7 +85,7 @@ class Reader:
             key = question.id, prompt_of(lesson)
             try:
                 if key not in room:
-                    room[key] = window(self.teacher.model) - len(self.root(question, key[1]).ids)
+                    room[key] = self.window - len(self.root(question, key[1]).ids)
                 ids = self.shared.translate(self.student.response_ids(spell(lesson)), self.student.tokenizer)
                 self.cuts.refuse_others(spell(lesson), ids[:-1])
                 self.tokens += len(ids)
@@ -108,21 +112,28 @@ class Reader:
             said = [self.student.response_ids(spell(lesson)) for _, lesson in items]
             branches = tuple(Branch.trained([self.shared.table[i] for i in ids]) for ids in said)
             trees.append(Tree(self.root(items[0][0], prompt_of(items[0][1])), branches))
-        return pack(trees, self.teacher.pad).to(self.teacher.model.device)
+        packed = pack(trees, self.teacher.pad)
+        return packed.to(self.teacher.model.device) if isinstance(self.teacher, LocalModel) else packed
 
     def reading(self, settings: Distil, layers: tuple[int, ...]) -> Reading:
         """Return how this teacher is read for a student of the settings.
 
         Raises StageError where more of its tokens are asked for than there are.
         """
-        width = self.teacher.model.config.get_text_config().vocab_size
-        same = self.shared.aligned and self.shared.outside == 0 and len(self.shared.teacher) == width
+        same = self.shared.aligned and self.shared.outside == 0 and len(self.shared.teacher) == self.width
         if settings.top_k > len(self.shared.teacher):
             raise StageError(
                 f"distil.top_k is {settings.top_k}, and {self.names[0]} and {self.names[1]} have "
                 f"{len(self.shared.teacher)} tokens in common: lower it, or set it to 0 for all of them"
             )
         return Reading(layers, settings.match, settings.top_k, settings.softness, None if same else self.shared)
+
+
+def size_of(model: LocalModel | ServedTeacher) -> tuple[int, int]:
+    """Return how many tokens a model knows, and how many it takes at once."""
+    if isinstance(model, LocalModel):
+        return int(model.model.config.get_text_config().vocab_size), window(model.model)
+    return model.width, model.window
 
 
 class Jointly(Supervised):
@@ -217,12 +228,12 @@ def joint_objective(job: TrainingJob, settings: Distil, student: Student) -> Joi
     )
     if reader is None:
         return Jointly(settings, student, comparison)
-    their_depth = len(decoder(reader.teacher.model).layers)
-    reading = reader.reading(settings, _teacher_layers(settings, layers, depth, their_depth))
+    theirs = _teacher_layers(settings, layers, depth, len(decoder(reader.teacher.model).layers)) if layers else ()
+    reading = reader.reading(settings, theirs)
     projections = None
     if layers and settings.match == "representation":
-        own, theirs = (m.config.get_text_config().hidden_size for m in (local.model, reader.teacher.model))
-        projections = Projections(layers, own, theirs, job.seed)
+        own, wide = (m.config.get_text_config().hidden_size for m in (local.model, reader.teacher.model))
+        projections = Projections(layers, own, wide, job.seed)
     if settings.signals == "live":
         live = lambda batch: listen_to(reader.teacher.model, batch.read, reading)  # noqa: E731
         return Jointly(settings, student, comparison, projections, reader, live)
@@ -235,9 +246,18 @@ def joint_objective(job: TrainingJob, settings: Distil, student: Student) -> Joi
 def _open_reader(job: TrainingJob, student: LocalModel) -> Reader:
     from earwitness.models import open_local
 
-    assert job.textual_teacher is not None
-    teacher = open_local(job.textual_teacher, "textual_teacher")
-    teacher.model.requires_grad_(False).eval()
+    assert job.textual_teacher is not None and isinstance(job.settings, Distil)
+    teacher: LocalModel | ServedTeacher
+    if job.textual_teacher.kind == "served":
+        from earwitness.models.served.desk import current_desk
+        from earwitness.models.served.teacher import ServedTeacher
+        from earwitness.models.served.training import refuse_signals
+
+        refuse_signals(job.stage, job.settings, job.textual_teacher)
+        teacher = ServedTeacher(job.textual_teacher, current_desk())
+    else:
+        teacher = open_local(job.textual_teacher, "textual_teacher")
+        teacher.model.requires_grad_(False).eval()
     try:
         reader = Reader(job, teacher, student)
     except VocabularyError as error:
@@ -254,7 +274,8 @@ def _made_ahead(job: TrainingJob, reader: Reader, reading: Reading) -> SignalSto
     folder: Path = job.folder / SIGNALS
     _refuse_full_disk(job, reader, reading)
     packing = lambda numbers: reader.packed([job.material[n] for n in numbers])  # noqa: E731
-    together = job.settings.micro_batch or job.settings.batch
+    local = isinstance(reader.teacher, LocalModel)
+    together = job.settings.micro_batch or job.settings.batch if local else SHARD
     make_ahead(folder, reader.teacher.model, len(job.material), packing, reading, (rank, processes()), together)
     PartialState().wait_for_everyone()
     del reader.teacher
@@ -264,8 +285,10 @@ def _made_ahead(job: TrainingJob, reader: Reader, reading: Reading) -> SignalSto
 
 def _refuse_full_disk(job: TrainingJob, reader: Reader, reading: Reading) -> None:
     """Raise StageError where the signals would not fit on the disk, before the first of them is made."""
-    head = reader.teacher.model.lm_head.weight
-    layer = 8 * reading.top_k if reading.match == "distribution" else head.shape[1] * head.element_size()
+    layer = 8 * reading.top_k
+    if reading.layers and reading.match == "representation":
+        head = reader.teacher.model.lm_head.weight
+        layer = head.shape[1] * head.element_size()
     size = reader.tokens * (8 * reading.top_k + len(reading.layers) * layer)
     folder = job.folder / SIGNALS
     there = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0

@@ -5,8 +5,9 @@ Where it is asked for, also for claiming only what the checker hears.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -33,18 +34,27 @@ from earwitness.stages.verify import Listener
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 
+if TYPE_CHECKING:
+    from earwitness.stages.served_rollouts import ServedRollouts
+
 PROMPT = "think"
 KEPT = 100  # rounds whose rollouts are written down, evenly spaced: enough to read, at any length of training
 
 
 class Practice:
-    """The objective: the policy term, and beta times the divergence from the parent checkpoint."""
+    """The objective: the policy term, and beta times the divergence from the parent checkpoint.
 
-    def __init__(self, job: TrainingJob, student: Student) -> None:
+    The samples are drawn by the student itself, or by what is `served`.
+    """
+
+    def __init__(self, job: TrainingJob, student: Student, served: ServedRollouts | None = None) -> None:
         assert isinstance(job.settings, Grpo)
         self.seed, self.settings, self.student = job.seed, job.settings, student
         self.policy = policy_settings(job.settings)
         self.weights = {"policy": 1.0, "kl_ref": job.settings.beta, "entropy": 0.0, "clipped": 0.0}
+        self.served = served
+        if served:
+            self.weights |= {"importance": 0.0, "gap": 0.0, "capped": 0.0}
         self.weights |= router_weight(student.local.model)
         local = student.local
         self.decoding = Decoding(
@@ -76,6 +86,7 @@ class Practice:
             round_number,
             self._reference if self.student.parent else None,
             remember_old=self.settings.updates > 1,
+            sampler=self.served,
         )
         if not tasks:
             rollout.discard()
@@ -99,15 +110,21 @@ class Practice:
     def tasks(self, items: Sequence[tuple[Question, Lesson]]) -> list[Task]:
         """Return what can be shown of some items, to practise on."""
         local = self.student.local
-        roots = encode_each(local, [Prompt(question_text(local, q), q.clip) for q, _ in items])
+        prompts = [Prompt(question_text(local, q), q.clip) for q, _ in items]
+        roots = encode_each(local, prompts)
         if self.listener:
             roots = [self.listener.hears(q) or root for (q, _), root in zip(items, roots, strict=True)]
         self.why = self.why or next((root.why for root in roots if isinstance(root, Failed)), "")
+        if self.served:
+            self.served.prompts |= {self._key(q): p for (q, _), p in zip(items, prompts, strict=True)}
         return [
-            Task(root, self._reward(question, lesson.answer), (self.seed, "grpo", question.id))
+            Task(root, self._reward(question, lesson.answer), self._key(question))
             for (question, lesson), root in zip(items, roots, strict=True)
             if not isinstance(root, Failed)
         ]
+
+    def _key(self, question: Question) -> tuple[object, ...]:
+        return self.seed, "grpo", question.id
 
     def _rows(
         self, items: Sequence[tuple[Question, Lesson]], tasks: Sequence[Task], rollout: Rollout
@@ -158,21 +175,45 @@ def practise(job: TrainingJob) -> dict[str, Any]:
     settings = job.settings
     assert isinstance(settings, Grpo)
     student = open_student(job, with_parent=settings.beta > 0)
-    first = _first_lessons(job, student.local)
-    hearing = deaf_test(student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed)
-    prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
-    objective = Practice(job, student)
-    objective.spare = next(iter(objective.tasks(first)), None)
-    size = min(settings.batch, len(prompts))
+    with served_rollouts(job, student) as served:
+        first = _first_lessons(job, student.local)
+        hearing = deaf_test(
+            student.local.model, Supervised(student.local).prepare(student.local.model, first, 0).packed
+        )
+        prompts = pass_rate_filter(job, student.local) if settings.filter_samples else list(job.material)
+        objective = Practice(job, student, served)
+        objective.spare = next(iter(objective.tasks(first)), None)
+        size = min(settings.batch, len(prompts))
 
-    def plan(step: int) -> list[tuple[Question, Lesson]]:
-        rng = generator(job.seed, "grpo", step // settings.updates)
-        return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
+        def plan(step: int) -> list[tuple[Question, Lesson]]:
+            rng = generator(job.seed, "grpo", step // settings.updates)
+            return [prompts[i] for i in rng.choice(len(prompts), size=size, replace=False)]
 
-    fit(job, student, objective, plan, size, round_steps=settings.updates)
+        fit(job, student, objective, plan, size, round_steps=settings.updates)
     chosen = settle(job, student, PROMPT)
     facts = {"deaf_test": hearing.facts(), "prompts": len(prompts), "drawn_from": len(job.material), **chosen}
     return facts | {"left_out": left_out(job.folder), "why": objective.why}
+
+
+@contextmanager
+def served_rollouts(job: TrainingJob, student: Student) -> Iterator[ServedRollouts | None]:
+    """Give what draws the samples where a server does, None where the student itself does.
+
+    What the server was given is dropped at the end of a practice that ended well; of another it is left, and dropped
+    when that goes on.
+    """
+    assert isinstance(job.settings, Grpo)
+    if job.settings.rollouts == "local":
+        yield None
+        return
+    from earwitness.stages.served_rollouts import ServedRollouts
+
+    served = ServedRollouts(job, student, PROMPT)
+    try:
+        yield served
+    finally:
+        served.engine.close()
+    served.forget_all()
 
 
 def pass_rate_filter(job: TrainingJob, local: LocalModel) -> list[tuple[Question, Lesson]]:
@@ -221,6 +262,7 @@ def policy_settings(settings: Grpo) -> PolicySettings:
         normalise=settings.normalise,
         scale=settings.scale,
         keep_equal_groups=settings.keep_equal_groups,
+        importance_cap=settings.importance_cap,
     )
 
 

@@ -140,14 +140,18 @@ def save(job: TrainingJob, student: Student, prompt: str, checkpoint: Path | Non
 
     The weights are the student's, or those of a checkpoint's folder: of a model that no process holds whole.
     """
+    write(student, job.folder / FINAL, prompt, checkpoint)
+
+
+def write(student: Student, folder: Path, prompt: str, checkpoint: Path | None = None) -> None:
+    """Write a student to a folder, which is there whole or not at all; see `save`."""
     from earwitness.models.places import CARD
 
-    final = job.folder / FINAL
-    partial = job.folder / "final.partial"
+    partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model = student.local.model
     if checkpoint is not None:
-        partial.mkdir()
+        partial.mkdir(parents=True)
         for file in [*checkpoint.glob("*.safetensors*"), *checkpoint.glob("*config.json")]:
             shutil.copy(file, partial)
     elif hasattr(model, "peft_config"):
@@ -158,5 +162,5 @@ def save(job: TrainingJob, student: Student, prompt: str, checkpoint: Path | Non
     student.local.extractor.save_pretrained(partial)
     card = {"manner": student.local.manner, "prompt": prompt}
     (partial / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -22,7 +22,7 @@ class Post:
     """The connections to one model's servers, with its key. Raises ServerError where the key is not to be had."""
 
     def __init__(self, spec: Model) -> None:
-        self._spec, self._key = spec, _read_key(spec)
+        self._spec, self._key = spec, read_key(spec)
         self._session: aiohttp.ClientSession
 
     async def open(self) -> None:
@@ -95,7 +95,7 @@ class Post:
         return offered(body.replace(self._key.encode(), b"***") if self._key else body) if body else ""
 
 
-def _read_key(spec: Model) -> str:
+def read_key(spec: Model) -> str:
     """Return the key of a model's server, empty where none is named. Raises ServerError naming the variable."""
     if not spec.api_key_env:
         return ""
