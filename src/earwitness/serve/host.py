@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
+
 from earwitness.config import Model
 from earwitness.learn.checkpoints import restore
 from earwitness.learn.losses import window
@@ -15,6 +17,7 @@ from earwitness.models.loading import attach_adapter, load, refuse_unsafe
 from earwitness.models.local import LocalModel
 from earwitness.models.places import ModelError
 from earwitness.models.scoring import Scored, score
+from earwitness.serve.adapters import refuse_partial, undress
 from earwitness.serve.asks import Ask, Reply
 from earwitness.serve.choosing import Said, choose
 from earwitness.serve.refusals import Refused
@@ -55,7 +58,11 @@ class Host:
         self._loads += 1
         try:
             self.local.model = attach_adapter(self.local.model, str(folder), inside).eval()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            refuse_partial(self.local.model, inside, folder)
+        except ModelError:
+            self._drop(inside)
+            raise
+        except Exception as error:  # whatever PEFT makes of files that nobody vouches for
             self._drop(inside)
             raise ModelError(f"the adapter {name!r} does not fit {self.name} ({type(error).__name__})") from error
         self.worn[name] = inside
@@ -78,12 +85,14 @@ class Host:
             raise ModelError(f"the weights do not fit {self.name} ({type(error).__name__})") from error
 
     def _drop(self, inside: str) -> None:
+        """Take an adapter off, however far its loading came."""
         model = self.local.model
-        if inside in getattr(model, "peft_config", {}):
-            if len(model.peft_config) > 1:
-                model.delete_adapter(inside)
-            else:
-                self.local.model = model.unload()
+        if not hasattr(model, "disable_adapter"):  # a first adapter that broke while it was put on
+            undress(model)
+        elif len(model.peft_config) == 1:
+            self.local.model = model.unload()
+        elif inside in model.peft_config:
+            model.delete_adapter(inside)
 
     @contextmanager
     def _wearing(self, name: str) -> Iterator[None]:
@@ -107,8 +116,6 @@ class Host:
 
     def _bare_root(self, prompt: str | tuple[int, ...], max_tokens: int) -> Root:
         """Return a prompt as it is, without a template. It may hold any token but the one that stands for media."""
-        import torch
-
         local = self.local
         ids = tuple(local.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
         config = local.model.config.get_text_config()
