@@ -33,6 +33,7 @@ FLOORS = {
     "world": 2,
     "exams": 3,
     "learn": 3,
+    "pool": 3,
     "sources": 3,
     "models": 4,
     "listen": 5,

@@ -220,8 +220,8 @@ class Run:
             return
         difference = f"not {shards}" if there.get("shards") != shards else "of another list of questions"
         raise RunError(
-            f"run {self.name} is cut into {there.get('shards')} shards ({path}), {difference}: go on with those, or let "
-            "`earwitness run` without --shard take over what they have made; then it may be cut anew"
+            f"run {self.name} is cut into {there.get('shards')} shards ({path}), {difference}: go on with those, or "
+            "let `earwitness run` without --shard take over what they have made; then it may be cut anew"
         )
 
     def _forget_cut(self) -> None:
