@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import time
@@ -12,12 +13,17 @@ from pathlib import Path
 import pytest
 
 import worlds
-from earwitness.cli import main
-from earwitness.run import Run
+from earwitness.config import RunConfig
+from earwitness.driver import drive
 
 pytest.importorskip("ray")
 
-SMALL = {"questions": {"limit": 70}, "sample": {"traces": 1, "max_tokens": 48}, "train": {"parallel": 2}, "exams": {"limit": 8}}
+SMALL = {
+    "questions": {"limit": 70},
+    "sample": {"traces": 1, "max_tokens": 48},
+    "train": {"parallel": 2},
+    "exams": {"limit": 8},
+}
 ARMS = {"base": [], "label": worlds.ARMS["label"]}
 
 
@@ -83,21 +89,70 @@ def at_work(run: Path) -> dict[str, int]:
     return {name: pid for name, pid in pids.items() if alive([pid])}
 
 
-def test_a_run_on_ray_ends_as_one_process_does_and_leaves_nothing_running(tmp_path):
-    config = worlds.save(ray_config(), tmp_path / "ray.toml")
-    process = worlds.start("run", config, "--root", tmp_path / "ray")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What a run leaves that one process has made to its end, without Ray."""
+    root = tmp_path_factory.mktemp("alone")
+    config = worlds.save(ray_config(), root / "small.toml")
+    done = worlds.call("run", config, "--root", root, "pool=local", "shards=0", "train.parallel=1")
+    assert done.returncode == 0, done.stderr
+    return worlds.made(root / "small")
+
+
+def test_a_few_questions_on_ray_are_those_of_one_process_and_nothing_is_left_running(tmp_path):
+    few = {"questions": {"limit": 34}, "sample": {"traces": 1, "max_tokens": 12, "frames": 2}}
+    config = worlds.save(ray_config(2, **few), tmp_path / "ray.toml")
+    command = ["run", config, "--until", "select", "--root"]
+    process = worlds.start(*command, tmp_path / "ray")
     try:
-        seen = wait_for(lambda: len(at_work(tmp_path / "ray" / "small")) and started(process.pid), process)
+        seen = wait_for(lambda: at_work(tmp_path / "ray" / "small") and started(process.pid), process)
         _, said = process.communicate(timeout=300)
     finally:
         worlds.kill_group(process)
     assert process.returncode == 0, said
-    assert "shards: 3/3" in said and "Ray on this machine has" in said
-    assert "sample: 70/70" in said  # taken over
+    assert "Ray on this machine has 2 CPUs and 0 GPUs" in said
+    assert "shards: 2/2" in said and "sample: 34/34" in said
     assert ends(seen), "Ray was left running"
-    alone = worlds.call("run", config, "--root", tmp_path / "alone", "pool=local", "shards=0")
-    assert alone.returncode == 0, alone.stderr
+    assert not (tmp_path / "ray" / "small" / "shards.json").exists()
+    assert len(list(tmp_path.glob("ray/small/sample-*/done.*-of-2.json"))) == 2
+    drive(RunConfig.load(config, ["pool=local", "shards=0"]), tmp_path / "alone", until="select", quiet=True)
     assert worlds.made(tmp_path / "ray" / "small") == worlds.made(tmp_path / "alone" / "small")
-    tables = [p.parent for p in (tmp_path / "ray" / "small").glob("sample-*/rows.*-of-3.jsonl")]
-    assert len(tables) == 3 and not (tmp_path / "ray" / "small" / "shards.json").exists()
-    assert Run.read(tmp_path / "ray", "small").timings["sample"] > 0
+
+
+def test_what_a_shard_raises_ends_the_run_and_names_the_shard(tmp_path):
+    """The workers' own environment is asked: what the driver can open is not what they can."""
+    config = worlds.save(ray_config(1), tmp_path / "ray.toml")
+    (tmp_path / "small").mkdir()
+    table = tmp_path / "small" / "digests.json"
+    table.mkdir()
+    done = worlds.call("run", config, "--root", tmp_path)
+    assert done.returncode != 0 and "Traceback" in done.stderr or "earwitness: " in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_with_a_worker_and_then_the_driver_killed_a_run_ends_as_one_process_does(alone, tmp_path, seed):
+    dice, run = random.Random(seed), tmp_path / "small"
+    config = worlds.save(ray_config(), tmp_path / "small.toml")
+    process = worlds.start("run", config, "--root", tmp_path, "train.parallel=2")
+    try:
+        wait_for(lambda: any(b"\n" in p.read_bytes() for p in run.glob("sample-*/rows.*-of-3.jsonl")), process)
+        time.sleep(dice.uniform(0, 1))
+        victim, pid = dice.choice(sorted(wait_for(lambda: at_work(run), process).items()))
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: at_work(run).get(victim) not in (None, pid), process)
+        time.sleep(dice.uniform(0, 1))
+        seen = started(process.pid)
+        worlds.kill_driver(process)
+        said = process.stderr.read()
+    finally:
+        worlds.kill_group(process)
+    assert "has lost its worker, and goes on in another one (1 of 5 times)" in said
+    assert "shards: 3/3" not in said, "the driver was killed too late"
+    before = {p: p.read_bytes() for p in run.glob("*/rows*.jsonl")}
+    again = worlds.call("run", config, "--root", tmp_path, "train.parallel=1")  # at once: the old shards may still end
+    assert again.returncode == 0, again.stderr
+    assert "Ray on this machine has 1 CPUs" in again.stderr
+    assert all(p.read_bytes().startswith(rows[: rows.rfind(b"\n") + 1]) for p, rows in before.items())
+    assert ends(seen), "what the killed driver had started was left running"
+    assert worlds.made(run) == alone

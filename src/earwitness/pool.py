@@ -95,9 +95,12 @@ def _cluster(ray: Any, workers: int) -> Iterator[tuple[str, dict[str, float]]]:
 def _join(ray: Any, address: str, workers: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to Ray's makers
     size = {"num_cpus": workers, "object_store_memory": STORE, "include_dashboard": False}
+    host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
+        if port.isdigit():  # Ray itself would try for ten minutes
+            socket.create_connection((host.strip("[]"), int(port)), 10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(size if address == "local" else {}))
-    except ConnectionError as error:
+    except OSError as error:
         raise RunError(f"no Ray cluster answers at {address}, which RAY_ADDRESS names: {error}") from error
 
 
