@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import pytest
 import worlds
 from earwitness.config import RunConfig
 from earwitness.driver import drive
+from earwitness.pool import STORE, hand_out
+from earwitness.run import RunError, StaleRow
+from earwitness.terminal import ProgressLine
 
 pytest.importorskip("ray")
 
@@ -119,14 +123,52 @@ def test_a_few_questions_on_ray_are_those_of_one_process_and_nothing_is_left_run
     assert worlds.made(tmp_path / "ray" / "small") == worlds.made(tmp_path / "alone" / "small")
 
 
-def test_what_a_shard_raises_ends_the_run_and_names_the_shard(tmp_path):
-    """The workers' own environment is asked: what the driver can open is not what they can."""
-    config = worlds.save(ray_config(1), tmp_path / "ray.toml")
-    (tmp_path / "small").mkdir()
-    table = tmp_path / "small" / "digests.json"
-    table.mkdir()
-    done = worlds.call("run", config, "--root", tmp_path)
-    assert done.returncode != 0 and "Traceback" in done.stderr or "earwitness: " in done.stderr
+def note(folder, number):
+    import torch
+
+    words = [os.environ["OMP_NUM_THREADS"], str(torch.get_num_threads()), str(Path.cwd())]
+    (folder / str(number)).write_text(" ".join(words))
+
+
+def die(folder, number):
+    with (folder / f"deaths of {number}").open("a") as file:
+        file.write("again\n")
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(number):
+    raise StaleRow(f"row {number} is stale")
+
+
+def stumble(_):
+    raise ZeroDivisionError("a mistake of ours")
+
+
+def test_what_becomes_of_shards_is_told(tmp_path, monkeypatch, capsys):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where workers find this file
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=STORE)
+    try:
+        hand_out(partial(note, tmp_path), 3, 2, True, None)
+        assert {(tmp_path / str(n)).read_text() for n in (1, 2, 3)} == {f"1 1 {Path.cwd()}"}
+        monkeypatch.setattr("earwitness.pool.DEATHS", 1)
+        with pytest.raises(RunError, match=r"shard 2 of 2 has lost 2 workers, which is too many: The worker died"):
+            hand_out(partial(die, tmp_path), 2, 2, False, ProgressLine())
+        assert (tmp_path / "deaths of 2").read_text().count("again") == 2
+        told = capsys.readouterr().err
+        assert "shard 2 of 2 has lost its worker, and goes on in another one (1 of 1 times)" in told
+        with pytest.raises(RunError, match=r"^shard 1 of 1: row 1 is stale$"):
+            hand_out(refuse, 1, 2, False, None)
+        with pytest.raises(ZeroDivisionError, match=r"in stumble(.|\n)*a mistake of ours"):
+            hand_out(stumble, 1, 2, False, None)
+        monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "only here")
+        with pytest.raises(RunError, match=r"shard 1 of 1: \S+ has no folder \S+only here .*where the run was started"):
+            hand_out(refuse, 1, 2, False, None)
+        assert ray.is_initialized()  # it was joined before
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow
@@ -150,7 +192,8 @@ def test_with_a_worker_and_then_the_driver_killed_a_run_ends_as_one_process_does
     assert "has lost its worker, and goes on in another one (1 of 5 times)" in said
     assert "shards: 3/3" not in said, "the driver was killed too late"
     before = {p: p.read_bytes() for p in run.glob("*/rows*.jsonl")}
-    again = worlds.call("run", config, "--root", tmp_path, "train.parallel=1")  # at once: the old shards may still end
+    settings = ["train.parallel=1", f"shards={2 + seed}"]  # the same cut, and another
+    again = worlds.call("run", config, "--root", tmp_path, *settings)  # at once: the old shards may be about to end
     assert again.returncode == 0, again.stderr
     assert "Ray on this machine has 1 CPUs" in again.stderr
     assert all(p.read_bytes().startswith(rows[: rows.rfind(b"\n") + 1]) for p, rows in before.items())

@@ -14,7 +14,7 @@ import worlds
 from earwitness.cli import main
 from earwitness.disk import write_once
 from earwitness.driver import _make_shard, drive
-from earwitness.run import Failed, Run, RunError, RunLocked, StaleRow
+from earwitness.run import DamagedTable, Failed, Run, RunError, RunLocked, StaleRow
 from test_table import IDENTITY, Counting, fill, folder_of, make, questions, rows_of, sources
 
 # -- one stage --------------------------------------------------------------------------------------------------------
@@ -112,6 +112,15 @@ def test_only_the_failed_rows_of_a_shard_are_made_again(tmp_path):
     count = Counting()
     rows = fill(tmp_path, 16, count, redo="failed")
     assert count.ids == ["world/3"] and all(row.error is None for row in rows.values())
+
+
+def test_a_shard_does_not_read_what_the_others_are_writing(tmp_path):
+    fill_shard(tmp_path, 16, 1, 2)
+    table = folder_of(tmp_path) / "rows.1-of-2.jsonl"
+    table.write_bytes(b"\0" * 64 + b"\n" + table.read_bytes())  # as another machine may see what is being appended
+    fill_shard(tmp_path, 16, 2, 2)
+    with pytest.raises(DamagedTable, match=r"rows.1-of-2.jsonl, line 1: not a row"):
+        fill(tmp_path, 16)
 
 
 # -- how a run is cut ------------------------------------------------------------------------------------------------
@@ -228,7 +237,7 @@ def test_shards_of_all_data_stages_are_merged_to_the_bytes_of_one_process(descri
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_a_shard_that_was_killed_goes_on_with_other_workers(described, tmp_path):
+def test_a_shard_that_was_killed_goes_on_with_other_workers(described, tmp_path, capsys):
     config, file, rows = described
     command = ["run", file, "--root", tmp_path, "--until", "describe", "--shard"]
     process = worlds.start(*command, "1/2")
@@ -242,6 +251,8 @@ def test_a_shard_that_was_killed_goes_on_with_other_workers(described, tmp_path)
     killed = table.read_bytes()
     with table.open("ab") as torn_line:
         torn_line.write(b'{"id": "world/train/6')
+    assert main(["show", str(tmp_path / "small")]) == 0
+    assert f"{table.parent.name:26}      0 of 2 shards done" in capsys.readouterr().out
     other = worlds.start(*command, "2/2")
     try:
         again = worlds.call(*command, "1/2", "train.parallel=2")

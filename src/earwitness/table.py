@@ -108,8 +108,9 @@ class Table:
             self._rows, _ = _load(self.path)
         self._finished: dict[_Key, Row] = {}
         self._unfinished: dict[_Key, Row] = {}
+        cut = part[part.find("-of-") :] if part else None  # shards of one cut make other blocks, perhaps at this moment
         for path in sorted(folder.glob("rows*.jsonl")):
-            if path != self.path:
+            if path != self.path and not (cut and path.stem.endswith(cut)):
                 self._look_at(path)
 
     def _open(self) -> None:
