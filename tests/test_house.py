@@ -14,6 +14,7 @@ import earwitness
 PACKAGE = Path(earwitness.__file__).parent
 FLOORS = {
     "configs": 0,
+    "disk": 0,
     "prompts": 0,
     "records": 0,
     "terminal": 0,
@@ -34,6 +35,7 @@ FLOORS = {
     "world": 2,
     "exams": 3,
     "learn": 3,
+    "pool": 3,
     "prices": 3,
     "sources": 3,
     "models": 4,

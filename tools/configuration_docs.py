@@ -17,8 +17,8 @@ the command line as `section.key=value`. A key marked *where* says where or how 
 what is made: changing it never makes finished work again. This page is written by `tools/configuration_docs.py`.
 
 At the top: `name` (the run's folder under `--root`) and `seed` (everything random that is not training).
-`shards` (0: none) cuts the data stages into so many parts, which worker processes of this machine make, or with
-`pool = "ray"` a Ray cluster; both say where, and change nothing that is made.
+`pool = "ray"` cuts the data stages into `shards` parts, which a Ray cluster makes ([cluster.md](cluster.md)); both say
+where, and change nothing that is made. With `pool = "local"` leave `shards` at 0: worker processes share each stage.
 
 `[arms]` maps an arm's name to its steps in order, for example
 `sightsound = [{ stage = "sft", lessons = "verified" }, { stage = "grpo", prompts = "agreed" }]`. A step may set any key

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from earwitness import __version__
-from earwitness.config import ConfigError, RunConfig
+from earwitness.config import ConfigError, RunConfig, digest
 from earwitness.flow import (
     DATA_STAGES,
     Ends,
@@ -26,8 +28,17 @@ from earwitness.flow import (
 )
 from earwitness.launcher import launcher_around
 from earwitness.models import weights_digest
-from earwitness.needs import chooses, controls, data_stages, sitting_of, trains
-from earwitness.preflight import Asked, read_questions, refuse, refuse_no_choice, refuse_no_truth, worker_count
+from earwitness.needs import chooses, controls, data_stages, roles, sitting_of, trains
+from earwitness.pool import hand_out
+from earwitness.preflight import (
+    Asked,
+    read_questions,
+    refuse,
+    refuse_no_choice,
+    refuse_no_truth,
+    refuse_pool,
+    worker_count,
+)
 from earwitness.records import Checkpoint, Question
 from earwitness.report.document import table_text, write
 from earwitness.report.hearing import judged
@@ -44,6 +55,7 @@ from earwitness.workers import Workers
 
 PRELOAD = ("torch", "transformers")
 FAILED_SHARE = 0.05  # above this share of failed rows in any stage a run ends with an error code
+PATIENCE = 30.0  # seconds for the last shards of a driver that was killed to end
 STAGES = (*DATA_STAGES, "train", "answer")
 COUNTS = ("in", "out", "failed", "in_part")  # of a stage's questions; in_part: whose clip was not heard whole
 
@@ -88,17 +100,25 @@ def drive(
 ) -> Outcome:
     """Run a configuration to its end, or up to a stage; what is done is not done again.
 
-    A shard does its share of the data stages and no more. Raises ConfigError and SourceError before anything is
+    A shard does its share of the data stages and no more; with `pool = "ray"` shards are handed out to a cluster before
+    the driver goes on with what they have made. Raises ConfigError and SourceError before anything is
     spent, RunError (a second driver, stale rows, a full disk, an empty pool) and what a model raises.
     """
     if until is not None and until not in STAGES:
         raise ConfigError(f"there is no stage {until!r} to stop after; stages: {', '.join(STAGES)}")
     until = until if until in DATA_STAGES or shard is None else data_stages(config)[-1]
+    pooled = shard is None and config.pool == "ray"
     line = None if quiet else ProgressLine()
+    if shard is None:
+        refuse_pool(config)
     asked = _ask(config, until, line)
     release_models()  # of an earlier run of this process: their files may have changed
-    with Run.open(root, config.name, shard) as run:
+    with Run.open(root, config.name, shard, PATIENCE if pooled else 0.0) as run:
         run.save_config(config.to_toml())
+        if shard is not None:
+            run.agree(shard[1], _questions_digest(asked))
+        elif pooled and any(one.train for one in asked.values()):
+            _hand_out(config, run, asked, until, redo, line)
         with Workers(worker_count(config, until), PRELOAD) as workers:
             stories = []
             for variant, questions in asked.items():
@@ -107,6 +127,49 @@ def drive(
             report = _report(config, run, stories) if until is None else None
         failures = {name: said for s in stories for name, said in s.bench.failures.items()}
         return Outcome(report, _stages(stories), list(failures.values()))
+
+
+def _hand_out(
+    config: RunConfig,
+    run: Run,
+    asked: dict[str, Asked],
+    until: str | None,
+    redo: Literal["stale", "failed"] | None,
+    line: ProgressLine | None,
+) -> None:
+    """Let a Ray cluster make the data stages; what the shards have made is taken over as that of any others."""
+    words = run.lend(config.shards, _questions_digest(asked))
+    make = partial(_make_shard, config, run.root.resolve(), words, until, redo)
+    last = until if until in DATA_STAGES else data_stages(config)[-1]
+    heavy = any(config.model(role).kind != "served" for role in roles(config, last))
+    hand_out(make, config.shards, worker_count(config), heavy, line)
+    run.take_back(PATIENCE)
+
+
+def _make_shard(
+    config: RunConfig,
+    root: Path,
+    words: str,
+    until: str | None,
+    redo: Literal["stale", "failed"] | None,
+    number: int,
+) -> None:
+    """Make one shard in a worker of a cluster, once it is known that what it writes will be seen by the driver."""
+    host = socket.gethostname()
+    if Run.lender(root, config.name) != words:
+        raise RunError(
+            f"{host} does not see the run's folder {root / config.name}: --root must be a folder that all machines of "
+            "the cluster share, under the same path"
+        )
+    with Run.open(root, config.name, (number, config.shards), PATIENCE):
+        pass  # a worker that was given up may live a little longer
+    alone = config.model_copy(update={"train": config.train.model_copy(update={"parallel": 1})})
+    drive(alone, root, until, redo, (number, config.shards), quiet=True)
+
+
+def _questions_digest(asked: dict[str, Asked]) -> str:
+    """Return the digest of the lists that shards are cut from: which question is in which block."""
+    return digest([[variant, [q.id for q in one.train]] for variant, one in asked.items()], 32)
 
 
 def train_step(

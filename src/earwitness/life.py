@@ -12,7 +12,7 @@ from earwitness.config import ConfigError, RunConfig
 from earwitness.models.places import ModelError
 from earwitness.preflight import read_questions
 from earwitness.records import Question
-from earwitness.run import ARMS, DamagedTable, Run, RunError, read_object
+from earwitness.run import ARMS, CUT, DamagedTable, Run, RunError, read_object
 from earwitness.sources.questions import SourceError
 from earwitness.table import EARLIER
 from earwitness.terminal import clean
@@ -40,12 +40,21 @@ def standing(folder: Path) -> str:
         lines += [f"      {here.count(why)} x {clean(why)}" for why in reasons[:REASONS]]
         if len(reasons) > REASONS:
             lines.append(f"      and {len(reasons) - REASONS} reasons more in {table / 'rows.jsonl'}")
+    lines += _shards(run.path)
     for place in sorted((run.path / "checkpoints").glob("*")):
         state = "trained" if Run.finished(place) else "under way"
         lines.append(f"  {place.name:26}{state}  {names.get(place.name, '')}".rstrip())
     report = run.path / "report.md"
     lines += ["", f"report: {report}" if report.is_file() else "no report yet: the same `earwitness run` goes on"]
     return "\n".join(lines)
+
+
+def _shards(path: Path) -> list[str]:
+    """Say how far the shards are, where a run is cut into some."""
+    count = (read_object(path / CUT) or {}).get("shards", 0)
+    tables = sorted({file.parent for file in path.glob(f"*/rows.*-of-{count}.jsonl")}) if count else []
+    done = {table: len(list(table.glob(f"done.*-of-{count}.json"))) for table in tables}
+    return [f"  {table.name:26}{finished:7} of {count} shards done" for table, finished in done.items()]
 
 
 def life_of(folder: Path, question: str) -> str:

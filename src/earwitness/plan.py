@@ -27,6 +27,7 @@ from earwitness.preflight import (
     refuse,
     refuse_no_choice,
     refuse_no_truth,
+    refuse_pool,
     worker_count,
 )
 from earwitness.records import Question
@@ -42,6 +43,7 @@ def plan_text(config: RunConfig, root: Path) -> str:
     Raises what a run would raise before it spends anything.
     """
     refuse(config)
+    refuse_pool(config)
     notes: list[str] = []
     asked = read_questions(config, notes.append)
     refuse_no_choice(config, asked)
@@ -55,7 +57,8 @@ def plan_text(config: RunConfig, root: Path) -> str:
         *_describing(config, asked, done),
     ]
     lines += ["", *_memory(config), ""]
-    lines += [f"  {worker_count(config)} worker processes; results in {root / config.name}"]
+    hands = f"{config.shards} shards on Ray" if config.pool == "ray" else f"{worker_count(config)} worker processes"
+    lines += [f"  {hands}; results in {root / config.name}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
 
 

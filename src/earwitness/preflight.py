@@ -123,6 +123,19 @@ def _refuse_served(config: RunConfig, role: Role, spec: Model, data_only: bool) 
         )
 
 
+def refuse_pool(config: RunConfig) -> None:
+    """Raise ConfigError where a run's shards cannot be handed out as it asks."""
+    if config.pool == "local" and config.shards:
+        raise ConfigError(
+            f"shards is {config.shards}, and pool is local: on one machine train.parallel workers share the blocks of "
+            'each stage already. Set pool = "ray", or start `earwitness run --shard 1/S` to S/S yourself'
+        )
+    if config.pool == "ray" and not config.shards:
+        raise ConfigError("pool is ray, and shards is 0: say into how many parts, such as shards = 32")
+    if config.pool == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError('pool is ray, which is not installed; `pip install "earwitness[ray]"`')
+
+
 def refuse_no_choice(config: RunConfig, asked: Asked) -> None:
     """Raise ConfigError where candidate checkpoints are to be compared on questions that are not there."""
     if chooses(config) and not asked.choose:

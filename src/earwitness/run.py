@@ -29,6 +29,7 @@ from earwitness.table import (
     read_object,
     write_bytes,
     write_json,
+    write_once,
     writing,
 )
 
@@ -51,6 +52,8 @@ __all__ = [
 
 
 ARMS = "arms.json"  # in a run's folder: which model stands behind each arm
+CUT = "shards.json"  # in a run's folder: how its questions are cut into shards, until a driver takes over their rows
+DRIVER = "lock.driver"
 
 
 class RunLocked(RunError):  # noqa: N818 - named for what it is
@@ -126,7 +129,7 @@ class Run:
             raise RunError(f"run name {name!r}: a name is one folder under --root, without slashes")
         self.root, self.name, self.path = Path(root), name, Path(root) / name
         self.shard: tuple[int, int] | None = None
-        self._part, self._writable = part, writable
+        self.part, self._writable = part, writable
         self._locks: list[IO[str]] = []
         self._tables: WeakValueDictionary[Path, Table] = WeakValueDictionary()
         if writable:
@@ -135,20 +138,25 @@ class Run:
         self.digests = Digests(self.path / "digests.json", writable)
 
     @classmethod
-    def open(cls, root: Path | str, name: str, shard: tuple[int, int] | None = None) -> Self:
+    def open(cls, root: Path | str, name: str, shard: tuple[int, int] | None = None, patience: float = 0.0) -> Self:
         """Make the run's folder if need be and take its lock; `shard` (i, of) counts from 1.
 
-        Shards of one run work side by side, each on its own files; a driver without a shard works alone, and takes
-        over the rows that shards have made. Raises RunLocked naming the driver that holds the lock.
+        Shards of one run work side by side, each on its own files (they end in `part`); a driver without a shard works
+        alone, and takes over the rows that shards have made. Whoever is about to end, as the shards of a driver that
+        was killed, is waited for up to `patience` seconds. Raises RunLocked naming the driver that holds the lock.
         """
         if shard and not 1 <= shard[0] <= shard[1]:
             raise RunError(f"shard {shard[0]}/{shard[1]}: write i/S with i from 1 to S")
         run = cls(root, name, f".{shard[0]}-of-{shard[1]}" if shard else "")
         run.shard = shard
         try:
-            run._lock("lock", fcntl.LOCK_SH if shard else fcntl.LOCK_EX)
             if shard:
-                run._lock(f"lock{run._part}", fcntl.LOCK_EX)
+                run._lock("lock", fcntl.LOCK_SH)
+                run._lock(f"lock{run.part}", fcntl.LOCK_EX, patience)
+            else:
+                run._lock(DRIVER, fcntl.LOCK_EX)
+                run._lock("lock", fcntl.LOCK_EX, patience)
+                run._forget_cut()
         except BaseException:
             run.close()
             raise
@@ -178,35 +186,81 @@ class Run:
             while self._locks:
                 self._locks.pop().close()
 
-    def _lock(self, name: str, kind: int) -> None:
+    def lend(self, shards: int, questions: str) -> str:
+        """Let shards work on the run beside its driver, until `take_back`; `questions` is their digest.
+
+        Returns the words by which they know that the folder they see is this one: `lender` reads them there.
+        """
+        self._locks.pop().close()
+        self._lock("lock", fcntl.LOCK_SH)
+        self.agree(shards, questions)
+        return self.lender(self.root, self.name)
+
+    def take_back(self, patience: float) -> None:
+        """Work alone again, once the last shard has ended. Raises RunLocked naming one that does not."""
+        self._locks.pop().close()
+        self._lock("lock", fcntl.LOCK_EX, patience)
+        self._forget_cut()
+
+    @staticmethod
+    def lender(root: Path | str, name: str) -> str:
+        """Return the words of the driver that drives a run, or did; empty where this machine sees no such run."""
+        path = Path(root) / name / DRIVER
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def agree(self, shards: int, questions: str) -> None:
+        """Agree with the other shards, those that have ended included, on how the questions are cut.
+
+        Rows that a shard has made rest on rows that it has made before, so no two may make the same. Raises RunError
+        where the run is cut otherwise.
+        """
+        cut = {"shards": shards, "block": BLOCK, "questions": questions}
+        path = self.path / CUT
+        if write_once(path, cut) or (there := read_object(path) or {}) == cut:
+            return
+        difference = f"not {shards}" if there.get("shards") != shards else "of another list of questions"
+        raise RunError(
+            f"run {self.name} is cut into {there.get('shards')} shards ({path}), {difference}: go on with those, or "
+            "let `earwitness run` without --shard take over what they have made; then it may be cut anew"
+        )
+
+    def _forget_cut(self) -> None:
+        with writing(self.path):
+            (self.path / CUT).unlink(missing_ok=True)
+
+    def _lock(self, name: str, kind: int, patience: float = 0.0) -> None:
         path = self.path / name
+        deadline = time.monotonic() + patience
         file = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
+            while not (locked := _flock(file, kind)) and time.monotonic() < deadline:
+                time.sleep(0.2)
+        except OSError as error:
+            file.close()
+            raise RunError(
+                f"{path} cannot be locked ({error.strerror}): choose a --root on a disk that can, such as a local one"
+            ) from error
+        if not locked:
             file.close()
             raise RunLocked(
                 f"run {self.name} is being driven by {self._driver(path)}; wait for it, stop it, "
                 "or choose another --root"
-            ) from None
-        except OSError as error:
-            file.close()
-            raise RunError(f"{path} cannot be locked ({error.strerror}): choose a --root on a local disk") from error
+            )
         self._locks.append(file)
         if kind == fcntl.LOCK_EX:
             driver = f"process {os.getpid()} on host {socket.gethostname()} since {time.strftime('%F %T %z')}"
             with writing(path):
                 file.truncate(0)
                 os.write(file.fileno(), driver.encode())  # nothing stays in a buffer that a full disk would not take
+                os.fsync(file.fileno())  # shards on other machines read it
 
     def _driver(self, refused: Path) -> str:
         """Who stands in the way: the words in the refused lock file, or in that of a shard under way."""
-        for path in [refused, *sorted(self.path.glob("lock.*"))]:
-            with path.open(encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    part = f" (shard {path.name.removeprefix('lock.')})" if path.name != "lock" else ""
+        for path in [refused, *sorted(self.path.glob("lock.*-of-*"))]:
+            with path.open("a+", encoding="utf-8") as file:
+                if not _flock(file, fcntl.LOCK_SH):
+                    part = f" (shard {path.name.removeprefix('lock.')})" if "-of-" in path.name else ""
+                    file.seek(0)
                     return (file.read() or "another process") + part
         return "another process"
 
@@ -223,7 +277,7 @@ class Run:
         table = self._tables.get(folder)
         if table is None:
             self._describe(folder, identity)
-            table = self._tables[folder] = Table(folder, stage, self._part, self._writable)
+            table = self._tables[folder] = Table(folder, stage, self.part, self._writable)
         return table
 
     def folder(self, stage: str, identity: dict[str, Any]) -> Path:
@@ -261,7 +315,7 @@ class Run:
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to a stage's entry in `timings.json`."""
-        path = self.path / f"timings{self._part}.json"
+        path = self.path / f"timings{self.part}.json"
         table = read_object(path) or {}
         write_json(path, table | {stage: round(table.get(stage, 0.0) + seconds, 3)})
 
@@ -273,3 +327,12 @@ class Run:
             for stage, seconds in (read_object(path) or {}).items():
                 total[stage] = total.get(stage, 0.0) + seconds
         return total
+
+
+def _flock(file: IO[str], kind: int) -> bool:
+    """Lock a file unless another process has, and return whether it is locked now."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

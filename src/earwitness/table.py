@@ -6,19 +6,47 @@ host names, so that an interrupted and resumed stage leaves the same bytes as an
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from earwitness.disk import (
+    DamagedTable,
+    RunError,
+    read_object,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_once,
+    writing,
+)
 from earwitness.records import Question, Record, Row
 from earwitness.terminal import Progress
+
+__all__ = [
+    "BLOCK",
+    "EARLIER",
+    "DamagedTable",
+    "Failed",
+    "Made",
+    "Make",
+    "Noted",
+    "Over",
+    "RunError",
+    "StaleRow",
+    "Table",
+    "read_object",
+    "sync_folder",
+    "write_bytes",
+    "write_json",
+    "write_once",
+    "writing",
+]
 
 BLOCK = 32
 """Questions per block: a block is made, written and repeated as a whole."""
@@ -27,20 +55,12 @@ EARLIER = "failed in "
 """How the error of a row begins whose question failed in an earlier stage."""
 
 
-class RunError(Exception):
-    """A run that cannot go on: the message says what, where and how to mend it."""
-
-
 class StaleRow(RunError):  # noqa: N818 - named for what it is
     """Rows were made from other inputs than those there now: those of the questions `ids`."""
 
     def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.ids = list(ids)
-
-
-class DamagedTable(RunError):  # noqa: N818 - named for what it is
-    """A table's file does not read as this program wrote it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,7 @@ class Noted:
 
 
 Made = Sequence[Record] | Noted | Failed
+_Key = tuple[str, str]  # a row's id and what it was made from
 Make = Callable[[list[Question]], Sequence[Made]]
 
 
@@ -69,74 +90,12 @@ class Over(Protocol):
         """Return the results, in the order of the items."""
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a RunError that names the path and says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise RunError(
-            f"{path} could not be written: {error.strerror or error}. All earlier rows are safe: "
-            f"{'make room on the disk' if full else 'mend this'}, and the same command continues"
-        ) from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash either the old or the new one is there, whole. Raises RunError."""
-    with writing(path):
-        _write_bytes(path, data)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, keys sorted, with a newline at the end."""
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n")
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, None without a file. Raises DamagedTable when it holds anything else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DamagedTable(
-            f"{path} is not JSON ({error}): restore it, or delete it to have its stage look again"
-        ) from None
-    if not isinstance(value, dict):
-        raise DamagedTable(f"{path} holds no JSON object: delete it to have its stage look again")
-    return value
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Table:
     """The rows of one stage under one set of settings. Get one from `Run.table`.
 
-    `part` is the suffix of a shard's own files; rows in the files of other parts are taken over, not made again.
+    `part` is the suffix of a shard's own files. Rows in the files of other parts are taken over, not made again: one by
+    one where their `done.json`, which is published last and in one piece, vouches for them; of a part that was not
+    finished, blocks that are there whole.
     """
 
     def __init__(self, folder: Path, stage: str, part: str = "", writable: bool = True) -> None:
@@ -147,10 +106,12 @@ class Table:
             self._open()
         elif self.path.exists():
             self._rows, _ = _load(self.path)
-        self._elsewhere: dict[str, Row] = {}
+        self._finished: dict[_Key, Row] = {}
+        self._unfinished: dict[_Key, Row] = {}
+        cut = part[part.find("-of-") :] if part else None  # shards of one cut make other blocks, perhaps at this moment
         for path in sorted(folder.glob("rows*.jsonl")):
-            if path != self.path:
-                self._elsewhere.update(_load(path)[0])
+            if path != self.path and not (cut and path.stem.endswith(cut)):
+                self._look_at(path)
 
     def _open(self) -> None:
         with writing(self.path), self.path.open("ab") as file:
@@ -163,6 +124,15 @@ class Table:
             if done and done.get("rows", 0) > len(self._rows):
                 self._done.unlink()  # rows were lost since: no longer a promise that each block is whole
 
+    def _look_at(self, path: Path) -> None:
+        rows, _ = _load(path)
+        done = read_object(path.with_name(path.name.replace("rows", "done", 1)).with_suffix(".json")) or {}
+        vouched = done.get("rows", 0) if done.get("rows", 0) <= len(rows) else 0
+        for number, row in enumerate(rows.values()):
+            found, key = self._finished if number < vouched else self._unfinished, (row.id, row.source)
+            if row.error is None or key not in found:
+                found[key] = row
+
     def fill(
         self,
         questions: Sequence[Question],
@@ -170,19 +140,21 @@ class Table:
         make: Make,
         *,
         block: int = BLOCK,
+        among: Sequence[Question] | None = None,
         over: Over = map,
         progress: Callable[[Progress], None] | None = None,
         redo: Literal["stale", "failed"] | None = None,
     ) -> dict[str, Row]:
         """Make what is owed of these questions, and return their rows by id, in the questions' order.
 
-        Blocks are fixed by position in `questions`; each is appended in one write, in order, and a block that a crash
-        left in parts is repeated whole. `sources` has, by question id, the digest of all that its row is made from.
+        Blocks are fixed by position in `among` (which has all the questions, and perhaps others), or in `questions`;
+        each is appended in one write, in order, and a block that a crash left in parts is repeated whole. `sources`
+        has, by question id, the digest of all that its row is made from.
         `make` gets the owed questions of one block and returns records, or Failed, for each; what it raises travels.
         Raises StaleRow when a row was made from something else (`redo="stale"` makes such rows again, `"failed"`
         those with an error), RunError when the disk does not take a block.
         """
-        blocks = self._blocks(questions, block)
+        blocks = self._blocks(questions, block, questions if among is None else among)
         if redo is not None:
             again = self._stale(questions, sources) if redo == "stale" else self._failed(questions)
             self._drop(again)
@@ -190,9 +162,10 @@ class Table:
         self._refuse(questions, self._stale(questions, sources))
         rest = ([q for q in part if q.id not in self._rows] for part in blocks)
         owed = [part for part in rest if part]
-        reusable = {i for i, row in self._elsewhere.items() if redo != "failed" or row.error is None}
-        ready = [all(q.id in reusable and self._elsewhere[q.id].source == sources[q.id] for q in part) for part in owed]
-        self._make(owed, ready, sources, make, over, progress)
+        if redo != "stale":
+            self._refuse(questions, self._stale_elsewhere(owed, sources))
+        taken = [self._taken(part, sources, redo) for part in owed]
+        self._make(owed, taken, sources, make, over, progress)
         self._finish()
         return {q.id: self._rows[q.id] for q in questions}
 
@@ -202,7 +175,8 @@ class Table:
         With `sources`, raises StaleRow like `fill`.
         """
         wanted = list(ids)
-        every = self._elsewhere | self._rows
+        elsewhere = [*self._unfinished.values(), *self._finished.values()]
+        every = {row.id: row for row in elsewhere} | self._rows
         missing = [i for i in wanted if i not in every]
         if missing:
             raise RunError(
@@ -213,16 +187,33 @@ class Table:
             self._refuse(wanted, [i for i in wanted if every[i].source != sources[i]])
         return {i: every[i] for i in wanted}
 
-    def _blocks(self, questions: Sequence[Question], block: int) -> list[list[Question]]:
+    def _blocks(self, questions: Sequence[Question], block: int, among: Sequence[Question]) -> list[list[Question]]:
         seen: set[str] = set()
         for question in questions:
             if question.id in seen:
                 raise RunError(f"stage {self.stage}: two questions have the id {question.id!r}; ids must be unique")
             seen.add(question.id)
-        return [list(questions[i : i + block]) for i in range(0, len(questions), block)]
+        place = {question.id: number // block for number, question in enumerate(among)}
+        return [list(part) for _, part in groupby(questions, lambda q: place[q.id])]
 
     def _stale(self, questions: Sequence[Question], sources: Mapping[str, str]) -> list[str]:
         return [q.id for q in questions if q.id in self._rows and self._rows[q.id].source != sources[q.id]]
+
+    def _stale_elsewhere(self, owed: list[list[Question]], sources: Mapping[str, str]) -> list[str]:
+        """Rows of other parts that would have been taken over, had nothing changed since."""
+        elsewhere = self._finished.keys() | self._unfinished.keys()
+        known = {row_id for row_id, _ in elsewhere}
+        return [q.id for part in owed for q in part if q.id in known and (q.id, sources[q.id]) not in elsewhere]
+
+    def _taken(
+        self, part: list[Question], sources: Mapping[str, str], redo: Literal["stale", "failed"] | None
+    ) -> dict[str, Row]:
+        """Return the rows of a block's owed questions that other parts have made, by id."""
+        keys = [(q.id, sources[q.id]) for q in part]
+        good = {key: row for key in keys if (row := self._finished.get(key)) and (redo != "failed" or not row.error)}
+        rest = {key: row for key in keys if key not in good and (row := self._unfinished.get(key))}
+        whole = len(good) + len(rest) == len(part) and (redo != "failed" or not any(row.error for row in rest.values()))
+        return {row.id: row for row in (good | rest if whole else good).values()}
 
     def _failed(self, questions: Sequence[Question]) -> list[str]:
         return [q.id for q in questions if q.id in self._rows and self._rows[q.id].error is not None]
@@ -230,8 +221,8 @@ class Table:
     def _refuse(self, asked: Sequence[Any], stale: list[str]) -> None:
         if stale:
             raise StaleRow(
-                f"stage {self.stage}: row {stale[0]!r} in {self.path} was made from other inputs than those there now "
-                f"({len(stale)} such rows of {len(asked)}); put the inputs back, or make these rows again with "
+                f"stage {self.stage}: row {stale[0]!r} in {self.folder} was made from other inputs than those there "
+                f"now ({len(stale)} such rows of {len(asked)}); put the inputs back, or make these rows again with "
                 "--redo stale",
                 stale,
             )
@@ -264,7 +255,7 @@ class Table:
     def _make(
         self,
         owed: list[list[Question]],
-        ready: list[bool],
+        taken: list[dict[str, Row]],
         sources: Mapping[str, str],
         make: Make,
         over: Over,
@@ -273,10 +264,12 @@ class Table:
         start, done, failed, total = time.monotonic(), 0, 0, sum(map(len, owed))
         report = progress or (lambda _: None)
         report(Progress(self.stage, 0, total, 0, 0.0))
-        results = iter(over(make, [part for part, there in zip(owed, ready, strict=True) if not there]))
+        rests = [[q for q in part if q.id not in there] for part, there in zip(owed, taken, strict=True)]
+        results = iter(over(make, [rest for rest in rests if rest]))
         try:
-            for part, there in zip(owed, ready, strict=True):
-                lines = self._adopted(part) if there else self._lines(part, next(results, ()), sources)
+            for part, there, rest in zip(owed, taken, rests, strict=True):
+                made = self._lines(rest, next(results, ()), sources) if rest else {}
+                lines = [made.get(q.id) or _written(there[q.id]) for q in part]
                 rows = [_parse(line, self.stage) for line in lines]
                 self._append(b"".join(lines))
                 self._rows.update((row.id, row) for row in rows)
@@ -285,14 +278,10 @@ class Table:
         finally:
             getattr(results, "close", lambda: None)()  # a worker pool's iterator cancels what is under way
 
-    def _adopted(self, part: list[Question]) -> list[bytes]:
-        rows = [self._elsewhere[q.id].model_dump(by_alias=True) for q in part]
-        return [_line({k: v for k, v in row.items() if v is not None}) for row in rows]
-
-    def _lines(self, part: list[Question], made: Sequence[Made], sources: Mapping[str, str]) -> list[bytes]:
+    def _lines(self, part: list[Question], made: Sequence[Made], sources: Mapping[str, str]) -> dict[str, bytes]:
         if len(made) != len(part):
             raise RunError(f"stage {self.stage} made {len(made)} results for a block of {len(part)} questions")
-        lines = []
+        lines = {}
         for question, result in zip(part, made, strict=True):
             row: dict[str, Any] = {"id": question.id, "from": sources[question.id], "out": []}
             if isinstance(result, Failed):
@@ -302,7 +291,7 @@ class Table:
                     row["note"], result = result.note, result.records
                 row["out"] = [record.model_dump(mode="json") for record in result]
             try:
-                lines.append(_line(row))
+                lines[question.id] = _line(row)
             except ValueError as error:
                 raise RunError(f"stage {self.stage}, question {question.id!r}: not a JSON value: {error}") from None
         return lines
@@ -333,6 +322,10 @@ class Table:
 def _line(row: dict[str, Any]) -> bytes:
     # A lone surrogate (an undecodable file name in an error) is written as its JSON escape.
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _written(row: Row) -> bytes:
+    return _line({k: v for k, v in row.model_dump(by_alias=True).items() if v is not None})
 
 
 def _load(path: Path) -> tuple[dict[str, Row], int]:

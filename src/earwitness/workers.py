@@ -25,7 +25,8 @@ from typing import Any, Self, TypeVar
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""The environment in which libraries compute in one thread; they read it when they are imported."""
 
 
 class WorkerDied(RuntimeError):  # noqa: N818 - named for what it is
@@ -193,9 +194,9 @@ class _Child:
 
 def _start_server(preload: tuple[str, ...]) -> None:
     # The server's environment is that of its children: thread counts must stand before it imports anything.
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
-    os.environ.update(_ONE_THREAD)
+    os.environ.update(ONE_THREAD)
     try:
         forkserver.ensure_running()
     finally:
@@ -209,7 +210,7 @@ def _start_server(preload: tuple[str, ...]) -> None:
 def _serve(pipe: Connection, torch: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
-    os.environ.update(_ONE_THREAD)
+    os.environ.update(ONE_THREAD)
     if torch or "torch" in sys.modules:
         import torch as loaded
 

@@ -56,7 +56,8 @@ def lessons(bench: Workbench, questions: list[Question], until: str | None = Non
     verdicts = verify_traces(bench, questions, traces) if "verify" in stages else Rows[Verdict].none("verify")
     if "select" in stages:
         chosen = select_lessons(bench, questions, traces, ballots, verdicts)
-        described = describe_clips(bench, _learnt_from(bench, questions, chosen)) if "describe" in stages else None
+        learnt = _learnt_from(bench, questions, chosen)
+        described = describe_clips(bench, learnt, among=questions) if "describe" in stages else None
         return Lessons(questions, traces, ballots, verdicts, chosen, described)
     if "describe" in stages:
         describe_clips(bench, questions)
@@ -144,16 +145,23 @@ def _learnt_from(bench: Workbench, questions: list[Question], chosen: Rows[Lesso
 
 
 def describe_clips(
-    bench: Workbench, questions: Sequence[Question], source: Source | None = None, shown: str = "describe"
+    bench: Workbench,
+    questions: Sequence[Question],
+    source: Source | None = None,
+    shown: str = "describe",
+    among: Sequence[Question] | None = None,
 ) -> Rows[Description]:
-    """One description of each question's clip, by the `source` of the configuration unless another is named."""
+    """One description of each question's clip, by the `source` of the configuration unless another is named.
+
+    Blocks are counted in the list `among`, of which `questions` may be a part.
+    """
     settings = bench.config.describe
     source = source or settings.source
     if source != "model":
         known = partial(describe_known, source=source)
         identity: dict[str, Any] = {"describe": {"source": source}}
         return bench.fill(
-            "describe", identity, questions, bench.content, partial(_each, known), Description, shown=shown
+            "describe", identity, questions, bench.content, partial(_each, known), Description, among=among, shown=shown
         )
     describer = bench.model("describer")
     identity = {
@@ -163,7 +171,9 @@ def describe_clips(
     }
     make = DescribeClips(describer, settings.max_tokens)
     models: dict[Role, Model] = {"describer": describer}
-    return bench.fill("describe", identity, questions, bench.content, make, Description, models=models, shown=shown)
+    return bench.fill(
+        "describe", identity, questions, bench.content, make, Description, among=among, models=models, shown=shown
+    )
 
 
 def _each(make: Callable[[Question], Made], block: list[Question]) -> list[Made]:

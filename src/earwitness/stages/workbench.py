@@ -135,6 +135,7 @@ class Workbench:
         make: Any,
         record: type[R],
         *,
+        among: Sequence[Question] | None = None,
         attach: Callable[[Question], Any] | None = None,
         parents: Sequence[Rows[Any]] = (),
         models: Mapping[Role, Model] | None = None,
@@ -144,8 +145,9 @@ class Workbench:
 
         `content` says what a question's row is made from, beside its models and its parents' rows. `make` is called
         with blocks of questions, or of what `attach` makes of each (a tuple that begins with the question); in worker
-        processes where `models` do the work. A question that failed in one of the `parents` fails here, too. `shown` is
-        the stage's name on the progress line (None: not shown).
+        processes where `models` do the work. Blocks are counted in the list `among`, of which `questions` may be a
+        part, so that shards make the blocks of one process. A question that failed in one of the `parents` fails here,
+        too. `shown` is the stage's name on the progress line (None: not shown).
         """
         table = self.run.table(stage, identity)
         makers = {role: self.model_source(spec) for role, spec in (models or {}).items()}
@@ -163,7 +165,8 @@ class Workbench:
             items = ([work(q) for q in block] for block in blocks)
             return self._over(Unless(function, _cutting_ears(models or {})), items, models or {})
 
-        rows = self._rows(table, questions, sources, make, over, makers, models or {}, shown)
+        blocks = questions if among is None else among
+        rows = self._rows(table, questions, blocks, sources, make, over, makers, models or {}, shown)
         return self._read(table, rows, record, shown or stage)
 
     def _over(
@@ -186,6 +189,7 @@ class Workbench:
         self,
         table: Table,
         questions: Sequence[Question],
+        among: Sequence[Question],
         sources: Mapping[str, str],
         make: Any,
         over: Any,
@@ -201,7 +205,9 @@ class Workbench:
                 write_json(table.folder / MAKERS, makers)
             with self.run.timed(table.stage):
                 line = None if shown is None else self._line(shown or table.stage)
-                found = table.fill(questions, sources, make, block=BLOCK, over=over, progress=line, redo=self.redo)
+                found = table.fill(
+                    questions, sources, make, block=BLOCK, among=among, over=over, progress=line, redo=self.redo
+                )
         except StaleRow as error:
             raise StaleRow(f"{error}. {self._changed(table, error.ids[0], questions, makers, models)}") from None
         if makers and read_object(table.folder / MAKERS) != makers:
