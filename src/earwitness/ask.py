@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from earwitness.driver import FAILED_SHARE, PRELOAD
 from earwitness.flow import write_drafts
 from earwitness.models.places import manner_of
 from earwitness.models.served.desk import open_desk
+from earwitness.models.served.probe import refuse_unfit
 from earwitness.preflight import refuse, worker_count
 from earwitness.records import Draft, Question
 from earwitness.run import Run
@@ -84,7 +86,10 @@ def ask(
     if not every:
         return Outcome({}, kept, [], 0, 0, "", [])
     release_models()  # of an earlier run of this process: their files may have changed
-    with Run.open(root, config.name) as run, open_desk(config, run.root, run.name):
+    with (
+        Run.open(root, config.name) as run,
+        open_desk(config, run.root, run.name, first=partial(refuse_unfit, config, "sample")),
+    ):
         run.save_config(config.to_toml())
         with Workers(worker_count(config, "sample"), PRELOAD) as workers:
             bench = Workbench(config, run, workers, None if quiet else ProgressLine(), redo)

@@ -28,6 +28,9 @@ from earwitness.flow import (
 )
 from earwitness.launcher import launcher_around
 from earwitness.models import weights_digest
+from earwitness.models.served.desk import open_desk
+from earwitness.models.served.probe import refuse_unfit
+from earwitness.models.served.training import refuse_unfit_servers
 from earwitness.needs import chooses, controls, data_stages, roles, sitting_of, trains
 from earwitness.pool import hand_out
 from earwitness.preflight import (
@@ -119,7 +122,10 @@ def drive(
             run.agree(shard[1], _questions_digest(asked))
         elif pooled and any(one.train for one in asked.values()):
             _hand_out(config, run, asked, until, redo, line)
-        with Workers(worker_count(config, until), PRELOAD) as workers:
+        with (
+            open_desk(config, run.root, run.name, run.part, partial(_test_servers, config, until, line)),
+            Workers(worker_count(config, until), PRELOAD) as workers,
+        ):
             stories = []
             for variant, questions in asked.items():
                 bench = Workbench(config.variant(variant), run, workers, line, redo)
@@ -127,6 +133,13 @@ def drive(
             report = _report(config, run, stories) if until is None else None
         failures = {name: said for s in stories for name, said in s.bench.failures.items()}
         return Outcome(report, _stages(stories), list(failures.values()))
+
+
+def _test_servers(config: RunConfig, until: str | None, line: ProgressLine | None) -> None:
+    """Raise ServerError where a server does not do what the run needs of it: before the first question is asked."""
+    refuse_unfit(config, until, line.say if line is not None else lambda _: None)
+    if until is None:
+        refuse_unfit_servers(config)
 
 
 def _hand_out(

@@ -12,6 +12,7 @@ from earwitness.config import Answer, ConfigError, Distil, Grpo, Model, Optimisa
 from earwitness.exams import load_exam
 from earwitness.launcher import Launcher, find_launcher
 from earwitness.models.places import place_of
+from earwitness.models.served.training import refuse_served_training
 from earwitness.needs import DATA_STAGES, chooses, data_stages, roles, sitting_of, sittings, trainings, trains
 from earwitness.records import Question
 from earwitness.sources import read_source, read_sources
@@ -97,6 +98,7 @@ def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | Non
         raise ConfigError("candidates above 1 are compared on questions.choose, which names no source")
     if not data_only and any(map(trains, config.arms.values())):
         refuse_training(config, launcher)
+        refuse_served_training(config, find_launcher(config.train.launcher) if config.train.processes > 1 else launcher)
     if unknown := sorted(set(config.exams.both_ways) - set(config.exams.names)):
         raise ConfigError(f"exams.both_ways names {unknown[0]!r}, which is not among exams.names")
     if config.verify.bank is not None and not Path(config.verify.bank).is_dir():
@@ -110,11 +112,6 @@ def _refuse_served(config: RunConfig, role: Role, spec: Model, data_only: bool) 
         raise ConfigError(
             "models.student is served, and nobody can train what lies behind a server: name a local one "
             '(kind = "local"); its rollouts may be drawn by a server, with grpo.rollouts = "served"'
-        )
-    if role == "textual_teacher" and any(isinstance(t, Distil) and t.layer_weight for t in steps):
-        raise ConfigError(
-            "models.textual_teacher is served, and no server gives hidden states: layer_kd needs a local one. "
-            'Name one (kind = "local"), or set layer_weight to 0'
         )
     if spec.api_key_env and not os.environ.get(spec.api_key_env):
         raise ConfigError(

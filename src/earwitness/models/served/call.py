@@ -24,14 +24,15 @@ class ServerError(ModelError):
 class Call:
     """A request whose answers are not known yet.
 
-    `body` is JSON, serialised once for all tries; it goes to `path` below the server's base URL. `read` takes the
-    parsed response and returns one answer per key of `keys`, or raises Malformed. `tokens` is an upper bound of what
-    the request uses, for limits and budget. `what` names the question in messages, never where its media lie.
+    `body` is JSON, or makes it when the request's turn comes: the media of all that wait would not fit in memory. It
+    goes to `path` below the server's base URL. `read` takes the parsed response and returns one answer per key of
+    `keys`, or raises Malformed. `tokens` is an upper bound of what the request uses, for limits and budget. `what`
+    names the question in messages, never where its media lie.
     """
 
     keys: tuple[str, ...]
     path: str
-    body: bytes
+    body: bytes | Callable[[], bytes]
     read: Callable[[Mapping[str, Any]], list[Answer]]
     tokens: int
     what: str

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from earwitness.config import Budget, Model, RunConfig
 from earwitness.ledger import Ledger
+from earwitness.models.exchange import Unanswered
+from earwitness.models.served.call import Answer, Call
 from earwitness.models.served.engine import Engine
 from earwitness.models.served.purse import Purse
 from earwitness.prices import load_prices
@@ -23,10 +25,29 @@ OWN_LIMITS = {
 class Desk:
     """The ledger (None: nothing is kept), the purse, and the engines, which are started when first asked for."""
 
-    def __init__(self, ledger: Ledger | None, purse: Purse) -> None:
+    def __init__(self, ledger: Ledger | None, purse: Purse, first: Callable[[], None] | None = None) -> None:
         self.ledger, self.purse = ledger, purse
+        self._first: Callable[[], None] | None = first
+        self._refused: Exception | None = None
         self._engines: dict[str, Engine] = {}
-        self._lock = threading.Lock()
+        self._lock, self._beginning = threading.Lock(), threading.Lock()
+
+    def ask(self, spec: Model, calls: Sequence[Call]) -> list[list[Answer] | Unanswered]:
+        """Ask a served model. Before the first request of all `first` is called, and what it raises keeps all back."""
+        with self._beginning:
+            self._begin()
+        return self.engine(spec).ask(calls)
+
+    def _begin(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+        first, self._first = self._first, None
+        try:
+            if first is not None:
+                first()
+        except Exception as error:
+            self._refused = error
+            raise
 
     def engine(self, spec: Model) -> Engine:
         """Return the engine of a served model: one for all roles that name it alike."""
@@ -58,11 +79,13 @@ def current_desk() -> Desk:
 
 
 @contextlib.contextmanager
-def open_desk(config: RunConfig, root: Path, name: str, part: str = "") -> Iterator[Desk]:
+def open_desk(
+    config: RunConfig, root: Path, name: str, part: str = "", first: Callable[[], None] | None = None
+) -> Iterator[Desk]:
     """Open the desk of a run, or of the shard whose files end in `part`, and make it the current one.
 
     The ledger is `ROOT/NAME/ledger{part}.sqlite`; what other runs below ROOT were answered is not asked again. A
-    configuration without served models gets a desk without a ledger.
+    configuration without served models gets a desk without a ledger. `first` is called before the first request.
     """
     folder = root / name
     served = any(spec.base_url for spec in config.models.values())
@@ -70,7 +93,7 @@ def open_desk(config: RunConfig, root: Path, name: str, part: str = "") -> Itera
     prices = load_prices(config.budget.prices)
     purse = Purse(config.budget, prices, own, lambda: [path for path in folder.glob(LEDGERS) if path != own])
     ledger = Ledger(own, root.glob(f"*/{LEDGERS}")) if served else None
-    desk = Desk(ledger, purse)
+    desk = Desk(ledger, purse, first)
     _open.append(desk)
     try:
         yield desk

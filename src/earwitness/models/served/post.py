@@ -47,9 +47,10 @@ class Post:
     async def send(self, call: Call, endpoint: Endpoint) -> Ending:
         """Send a request once, for at most `timeout` seconds, and return how that ended."""
         try:
+            data = call.body if isinstance(call.body, bytes) else await asyncio.to_thread(call.body)
             async with asyncio.timeout(self._spec.timeout):
                 url = URL(endpoint.base_url + call.path, encoded=True)
-                async with self._session.post(url, data=call.body, allow_redirects=False) as reply:
+                async with self._session.post(url, data=data, allow_redirects=False) as reply:
                     body = await _bounded(reply, REPLY_LIMIT)
                     if body is None:
                         words = f"a reply of more than {REPLY_LIMIT >> 20} MiB"

@@ -149,10 +149,11 @@ class ServedModel:
         read: Callable[[Mapping[str, Any]], list[Answer]],
     ) -> Call:
         noted = {} if shown.note is None else {"note": shown.note}
+        make = partial(body, self.spec, shown, prompt.text, how, asked)
         return Call(
             keys=names,
             path=PATH,
-            body=body(self.spec, shown, prompt.text, how, asked),
+            body=make if shown.film or shown.sounds else make(),
             read=lambda response: [answer | noted for answer in read(response)],
             tokens=most_tokens(shown, prompt.text, how),
             what=prompt.clip.id if prompt.clip else "a text",
@@ -173,7 +174,7 @@ class ServedModel:
                 calls |= {call.keys: call for call in order.calls(shown, missing)}
             except OF_THE_QUESTION as error:
                 found |= dict.fromkeys(order.names, error)
-        answered = self.desk.engine(self.spec).ask(list(calls.values())) if calls else []
+        answered = self.desk.ask(self.spec, list(calls.values())) if calls else []
         for keys, answers in zip(calls, answered, strict=True):
             if isinstance(answers, Unanswered):
                 found |= dict.fromkeys(keys, answers)
