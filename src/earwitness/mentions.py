@@ -81,9 +81,12 @@ def sentences(text: str) -> list[str]:
 
 
 def labels(choices: Sequence[str]) -> str:
-    """Return the option letters that can be labels: none where a choice is itself such a letter (notes, grades)."""
+    """Return the option letters that can be labels: none where a choice is itself such a letter (notes, grades).
+
+    Nor are there any where the alphabet does not reach.
+    """
     letters = "abcdefghijklmnopqrstuvwxyz"[: len(choices)]
-    return "" if any(level_two(c) in tuple(letters) for c in choices) else letters
+    return "" if len(choices) > len(letters) or any(level_two(c) in tuple(letters) for c in choices) else letters
 
 
 # --- affirmed and denied ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from earwitness import __version__
-from earwitness.cli import models, runs, world
+from earwitness.cli import exams, models, runs, world
 from earwitness.config import ConfigError
 from earwitness.table import RunError
 from earwitness.terminal import clean
@@ -25,7 +25,7 @@ Teach an audio-language model to reason, from a teacher that watches the silent 
   earwitness listen world:student clip.mp4 "what is heard ?" --choices dog,bell
 """
 
-PARTS = (runs, models, world)
+PARTS = (runs, exams, models, world)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -77,7 +77,8 @@ def air_bench(items: Sequence[Item], predictions: Sequence[str | None]) -> Outco
     verdicts: list[bool | None] = []
     for item, prediction in _pairs(items, predictions):
         letter = None if prediction is None or _blank(prediction) else _letter(prediction)
-        verdicts.append(None if letter is None else letter == letter_of(item, item.answer))
+        right = letter_of(item, item.answer) if item.answer in item.choices else None
+        verdicts.append(None if letter is None else letter == right)
     return _outcome(items, verdicts)
 
 
