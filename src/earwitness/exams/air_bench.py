@@ -40,5 +40,7 @@ EXAMS = (
         identity=_id,
         official=official.air_bench,
         letters=True,
+        asks_model=True,
+        why="the official scorer lets a model of OpenAI read the replies that begin with no letter",
     ),
 )

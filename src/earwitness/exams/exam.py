@@ -24,10 +24,11 @@ class Exam:
 
     It returns None for a row that the exam does not ask, and raises RowError for one that is not as it must be.
     `identity` finds the same id in a row of predictions. `files` tells a person what to fetch and where it is.
-    `official` is the authors' scorer, None where it needs a model (`why` says which); `letters` says that it reads
-    letters, `task` which tag its numbers are split by. `size` is how many questions a whole file has, 0 where files
-    differ. `repeats` allows several rows of one id. `aliases` are other names of choices, as a whole reply.
-    `measures` are more numbers than the accuracy, of (gold, read or None, raw) texts.
+    `official` is the authors' scorer, None where it needs a model, and `why` says which; `asks_model` says that it
+    asks one about the replies that it leaves out, `letters` that it reads letters, `task` by which tag its numbers are
+    split. `size` is how many questions a whole file has, 0 where files differ. `repeats` allows several rows of one
+    id. `aliases` are other names of choices, as a whole reply. `measures` are more numbers than the accuracy, of
+    (gold, read or None, raw) texts.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Exam:
     official: Official | None = None
     why: str = ""
     letters: bool = False
+    asks_model: bool = False
     task: str = "task"
     size: int = 0
     repeats: bool = False

@@ -28,6 +28,7 @@ Score = dict[str, Any]  # what `earwitness score --json` prints
 Note = Callable[[str], None]
 CUT_RULES = ("unclosed-think", "cut-off")
 NO_TASK = ""
+MISSING = "missing"  # the rule by which nothing is read where no prediction is
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def _columns(exam: Exam, judged: Sequence[Judged]) -> Score:
     strict = [one.strict for one in judged]
     headline = strict if exam.official is None else [bool(one.official) for one in judged]
     counted = [one.official_raw for one in judged if one.official_raw is not None]
+    if exam.asks_model and len(counted) < sum(one.rule != MISSING for one in judged):
+        counted = []
     low, high = bootstrap_interval(headline, [one.clip for one in judged])
     return {
         "official_raw": sum(counted) / len(counted) if counted else None,
@@ -203,7 +206,7 @@ def judge(exam: Exam, matched: Matched) -> list[Judged]:
 def _read(exam: Exam, text: str | None, question: Question) -> tuple[str | None, str]:
     """Return (choice or None, rule) of a prediction; a row without one has the rule `missing`."""
     if text is None:
-        return None, "missing"
+        return None, MISSING
     reading = read(text, question.choices)
     if reading.answer is None and (named := exam.aliases.get(text.strip().strip(".").casefold())):
         return named, "alias"

@@ -112,9 +112,10 @@ def match(predictions: Predictions, questions: Sequence[Question], origin: str, 
     asked: dict[str, list[Question]] = {}
     for question in questions:
         asked.setdefault(official_id(question), []).append(question)
+    own = {question.id: official_id(question) for question in questions}  # files of ours may write an id in full
     rows: dict[str, list[int]] = {}
     for place, name in enumerate(predictions.ids):
-        rows.setdefault(name, []).append(place)
+        rows.setdefault(name if name in asked else own.get(name, name), []).append(place)
     _refuse_unknown([name for name in rows if name not in asked], origin, len(asked))
     duplicates = 0
     places: dict[str, int] = {}

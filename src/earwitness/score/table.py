@@ -22,7 +22,7 @@ def table(score: Score, exam: Exam | None = None) -> str:
     rules = [f"{rule} {count}" for rule, count in list(score["rules"].items())[:_RULES_SHOWN]]
     lines += ["", f"  truncated {_share(score['truncated'] / n)}; read by: {', '.join(rules)}"]
     lines += [f"  {name.replace('_', ' ')}: {_share(value)}" for name, value in score.get("measures", {}).items()]
-    if exam is not None and exam.official is None and exam.why:
+    if exam is not None and exam.why and None in (score["official"], score["official_raw"]):
         lines.append(f"  no official number here: {exam.why}")
     return "\n".join(lines)
 
