@@ -86,8 +86,8 @@ def test_music_avqa_double_json_places_and_ids():
     assert "15" in whole and "15" not in heard  # the picture alone tells where it is
     assert heard["13"].text == "Is the violin louder than the acoustic_guitar?"
     assert heard["16"].text == "What is the left instrument of the left pipa?"
-    assert heard["xx_flip-row6"].text == "Which violin makes the sound last?"
-    assert heard["xx_flip-row6"].tags["type"] == "AV-Temporal"
+    (unnamed,) = (q for name, q in heard.items() if name.startswith("xx_flip-"))  # rows of the second version
+    assert unnamed.text == "Which violin makes the sound last?" and unnamed.tags["type"] == "AV-Temporal"
     twice = [q for q in own("music-avqa") if official_id(q) == "14"]
     assert [q.id for q in twice] == ["music-avqa/14", "music-avqa/14.2"]
     assert [q.answer for q in twice] == ["two", "four"]

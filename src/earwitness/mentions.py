@@ -81,12 +81,9 @@ def sentences(text: str) -> list[str]:
 
 
 def labels(choices: Sequence[str]) -> str:
-    """Return the option letters that can be labels: none where a choice is itself such a letter (notes, grades).
-
-    Nor are there any where the alphabet does not reach.
-    """
+    """Return the option letters that can be labels: none where a choice is itself such a letter (notes, grades)."""
     letters = "abcdefghijklmnopqrstuvwxyz"[: len(choices)]
-    return "" if len(choices) > len(letters) or any(level_two(c) in tuple(letters) for c in choices) else letters
+    return "" if any(level_two(c) in tuple(letters) for c in choices) else letters
 
 
 # --- affirmed and denied ----------------------------------------------------------------------------------------------

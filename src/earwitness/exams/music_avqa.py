@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 
+from earwitness.config import digest
 from earwitness.exams.exam import Exam, clip
 from earwitness.exams.instruments import WORDS
 from earwitness.exams.official import music_avqa
@@ -21,14 +22,16 @@ _PLACEHOLDER = re.compile(r"<[A-Za-z]+>")
 
 def question(row: Row, number: int) -> Question:
     """Return a row's question. Its answer is called `anser`; rows of the second version may have no id of their own."""
-    video, answer = text(row, "video_id"), text(row, "anser", "answer")
+    video, answer, name = text(row, "video_id"), text(row, "anser", "answer"), _id(row)
+    if name is None:
+        raise RowError("question_id is missing, and question_content, too")
     if answer not in WORDS:
         raise RowError(f"anser is {answer!r}, none of the 42 words")
     kind = listed(row.get("type"), "type")
     if len(kind) != 2 or kind[0] not in KINDS:
         raise RowError(f"type is {kind}, not two words such as Audio and Counting")
     return Question(
-        id=_id(row) or f"{video}-row{number}",
+        id=name,
         clip=clip("music_avqa", f"{video}.mp4"),
         text=filled(text(row, "question_content"), listed(row.get("templ_values"), "templ_values")),
         choices=WORDS,
@@ -56,7 +59,11 @@ def filled(template: str, values: list[object]) -> str:
 
 
 def _id(row: Row) -> str | None:
-    return identity(row, "question_id", "id")
+    """Return a row's id, made of its video and a digest of what it asks where it has none of its own."""
+    own, video = identity(row, "question_id", "id"), identity(row, "video_id")
+    if own is not None or video is None or "question_content" not in row:
+        return own
+    return f"{video}-{digest([row['question_content'], listed(row.get('templ_values'), 'templ_values')], 8)}"
 
 
 _FILES = "{} of MUSIC-AVQA (github.com/GeWu-Lab/MUSIC-AVQA; the second version: MUSIC-AVQA-v2.0), and its videos"

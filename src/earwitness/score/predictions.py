@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earwitness.exams.exam import Exam, official_id
-from earwitness.exams.rows import Row, plain, read_rows
+from earwitness.exams.rows import Row, RowError, plain, read_rows
 from earwitness.records import Question
 from earwitness.sources.problems import Problems, SourceError, shown
 
@@ -63,7 +63,7 @@ def read_predictions(path: Path, exam: Exam, field: str | None, rows: Sequence[R
     problems = Problems(str(path))
     found = Predictions(name, [], [], [])
     for number, row in enumerate(rows, 1):
-        identity, value = exam.identity(row), row.get(name)
+        identity, value = _identity(exam, row), row.get(name)
         if identity is None:
             problems.add(number, f"it has no id; its columns are {', '.join(map(str, row))}")
             continue
@@ -77,6 +77,13 @@ def read_predictions(path: Path, exam: Exam, field: str | None, rows: Sequence[R
     if all(not (text or "").strip() for text in found.texts):
         raise SourceError(f"{path}: the column {name} is empty in every row: there is nothing to score")
     return found
+
+
+def _identity(exam: Exam, row: Row) -> str | None:
+    try:
+        return exam.identity(row)
+    except RowError:
+        return None
 
 
 def _field(path: Path, rows: Sequence[Row], field: str | None) -> str:
