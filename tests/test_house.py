@@ -14,6 +14,7 @@ import earwitness
 PACKAGE = Path(earwitness.__file__).parent
 FLOORS = {
     "configs": 0,
+    "forms": 0,
     "prompts": 0,
     "records": 0,
     "terminal": 0,

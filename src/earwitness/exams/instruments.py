@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from earwitness import mentions
+from earwitness.answers import normalise
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "more than ten")
 PLACES = ("left", "middle", "right", "indoor", "outdoor", "simultaneously")
@@ -31,7 +32,7 @@ _ALIAS = re.compile(r"(?<![\w.])(?:" + "|".join(sorted(_ALIASES, key=len, revers
 
 def word(text: str) -> str | None:
     """Return the word that a text is, or the only one that it affirms and nowhere denies, else None."""
-    plain = _ALIAS.sub(lambda match: _ALIASES[match[0]], mentions.level_two(text))
+    plain = _ALIAS.sub(lambda match: _ALIASES[match[0]], normalise(text, 2))
     if plain.replace(" ", "_") in WORDS or plain in WORDS:
         return plain if plain in WORDS else plain.replace(" ", "_")
     affirmed, denied = mentions.find(plain, WORDS)
