@@ -41,6 +41,7 @@ FLOORS = {
     "pretrain": 5,
     "report": 5,
     "stages": 5,
+    "export": 6,
     "flow": 6,
     "life": 6,
     "score": 6,

@@ -213,6 +213,10 @@ class Table:
             self._refuse(wanted, [i for i in wanted if every[i].source != sources[i]])
         return {i: every[i] for i in wanted}
 
+    def rows(self) -> list[Row]:
+        """Return every row that there is, those of other parts first."""
+        return list((self._elsewhere | self._rows).values())
+
     def _blocks(self, questions: Sequence[Question], block: int) -> list[list[Question]]:
         seen: set[str] = set()
         for question in questions:

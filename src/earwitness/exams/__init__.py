@@ -39,7 +39,7 @@ def load_exam(name: str, settings: Exams, note: Callable[[str], None] = lambda _
     if name in world.NAMES:
         return world.load(name, settings.limit)
     exam = exam_named(name)
-    path = _annotations(exam, settings)
+    path = annotations_of(exam, settings)
     asked = exam.read(read_rows(path), str(path))
     note(f"the exam {name}: {version_of(name, asked).told()}")
     graded = [question for question in asked if question.answer is not None]
@@ -63,7 +63,8 @@ def load_exam(name: str, settings: Exams, note: Callable[[str], None] = lambda _
     return _drawn(found, settings.limit)
 
 
-def _annotations(exam: Exam, settings: Exams) -> Path:
+def annotations_of(exam: Exam, settings: Exams) -> Path:
+    """Return the file with an exam's questions. Raises ConfigError with what to fetch and where to name it."""
     named = settings.annotations.get(exam.name)
     if named is None:
         raise ConfigError(

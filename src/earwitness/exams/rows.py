@@ -41,10 +41,7 @@ def read_rows(path: Path | str) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise SourceError(
-            f"{path} is Parquet, which needs pyarrow: `pip install 'earwitness[data]'`, or save it as JSON"
-        )
+    _need_pyarrow(path)
     import pyarrow
     from pyarrow import parquet
 
@@ -53,6 +50,20 @@ def _parquet(path: Path) -> list[Row]:
     except pyarrow.ArrowInvalid as error:
         raise SourceError(f"{path} is no Parquet file ({str(error).splitlines()[0]})") from None
     return [{key: _no_nan(value) for key, value in row.items()} for row in rows]
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, which have the keys of the first, as Parquet. Raises SourceError where pyarrow is not installed."""
+    _need_pyarrow(path)
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+
+
+def _need_pyarrow(path: Path) -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise SourceError(f"{path} is Parquet, which needs pyarrow: `pip install 'earwitness[data]'`, or use JSON")
 
 
 def _no_nan(value: Any) -> Any:

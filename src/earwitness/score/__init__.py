@@ -203,6 +203,12 @@ def judge(exam: Exam, matched: Matched) -> list[Judged]:
     ]
 
 
+def reading_is_right(text: str, choices: Sequence[str] | None, answer: str) -> tuple[bool, bool]:
+    """Return (whether a reply names the right choice, whether any could be read from it), for other evaluators."""
+    choice = read(text, choices).answer
+    return choice is not None and same(choice, answer), choice is not None
+
+
 def _read(exam: Exam, text: str | None, question: Question) -> tuple[str | None, str]:
     """Return (choice or None, rule) of a prediction; a row without one has the rule `missing`."""
     if text is None:
