@@ -231,6 +231,12 @@ def test_predictions_made_for_another_version_are_refused(tmp_path):
         score_file("mmau-mini", path, OWN / "mmau.json")
 
 
+def test_a_file_of_another_benchmark_is_named(tmp_path):
+    rows = [row | {"output": row["answer"]} for row in read_rows(public("mmar/MMAR-meta.jsonl"))]
+    with pytest.raises(ConfigError, match="holds the questions of mmar, not of mmau-mini"):
+        score_file("mmau-mini", write(tmp_path / "said.json", rows))
+
+
 def test_without_answers_there_is_no_score(tmp_path):
     said = write(tmp_path / "said.json", [{"id": "m-1", "prediction": "Man"}])
     with pytest.raises(SourceError, match="carries no questions and answers: name the exam's own file with --data"):

@@ -71,6 +71,14 @@ def answerable(question: Question) -> bool:
     return question.choices is None or question.answer is None or question.answer in question.choices
 
 
+def others_of(exam: str, version: Version) -> list[str]:
+    """Return the other exams that a file which is no known version of this one is a version of."""
+    known = {} if version.known else registered()
+    return [
+        name for name, entries in known.items() if name != exam and version.digest in (e["digest"] for e in entries)
+    ]
+
+
 @cache
 def registered() -> dict[str, list[dict[str, Any]]]:
     """Return the known versions of each exam: `version`, `digest`, and a `note` where there is one."""

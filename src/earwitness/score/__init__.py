@@ -18,7 +18,7 @@ from earwitness.exams import exam_named, world
 from earwitness.exams.exam import Exam, by_id
 from earwitness.exams.official import Item, letter_of
 from earwitness.exams.rows import Row, RowError, read_rows
-from earwitness.exams.versions import Version, registered, version_of
+from earwitness.exams.versions import Version, others_of, registered, version_of
 from earwitness.records import Question
 from earwitness.report.statistics import bootstrap_interval
 from earwitness.score.predictions import Matched, match, read_predictions
@@ -62,6 +62,8 @@ def score_file(
     rows = read_rows(predictions)
     said = read_predictions(predictions, exam, field, rows)
     questions, version = _gold(exam, predictions, rows, data, partial)
+    if others := others_of(exam.name, version):
+        raise ConfigError(f"{data or predictions} holds the questions of {' or '.join(others)}, not of {exam.name}")
     graded = [question for question in questions if question.answer is not None]
     if not graded:
         raise ConfigError(

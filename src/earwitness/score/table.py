@@ -11,7 +11,7 @@ _RULES_SHOWN = 8
 def table(score: Score, exam: Exam | None = None) -> str:
     """Return a score as lines: the numbers of the whole exam, then those of its tasks."""
     n = score["n"]
-    lines = [f"{score['exam']}, version {score['version']}, {n} questions"]
+    lines = [f"{score['exam']}, version {score['version']}, {n} questions; shares in %"]
     if score["missing"]:
         lines.append(f"INCOMPLETE: {score['missing']} questions have no prediction; this is no score of the exam")
     if score["duplicates"]:
