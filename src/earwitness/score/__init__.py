@@ -216,6 +216,6 @@ def _read(exam: Exam, text: str | None, question: Question) -> tuple[str | None,
     if text is None:
         return None, MISSING
     reading = read(text, question.choices)
-    if reading.answer is None and (named := exam.aliases.get(text.strip().strip(".").casefold())):
+    if reading.answer is None and exam.aliases and (named := exam.aliases.get(read(text, None).answer or "")):
         return named, "alias"
     return reading.answer, reading.rule
