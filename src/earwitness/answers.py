@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from earwitness import mentions
-from earwitness.forms import key, normalise, same, sentences, stems, unmark
+from earwitness.forms import key, normalise, same, sentences, stems, unmark, unstruck
 
 __all__ = ["Reading", "normalise", "read", "same", "well_formed"]
 
@@ -121,6 +121,7 @@ _Rule = Callable[[str, Sequence[str]], "list[str] | None"]  # None where it does
 
 def _choose(part: str, choices: Sequence[str]) -> tuple[str | None, str]:
     """Return (choice or None, rule): exact text, else what is said to be the answer, else what the sentences say."""
+    part = unstruck(part)
     if (found := _exact(part, choices)) is not None:
         return _decided("exact", found)
     for name, wrapper in _WRAPPERS:
@@ -147,7 +148,7 @@ def _exact(part: str, choices: Sequence[str]) -> list[str] | None:
     for level in (1, 2, 3):
         if level == 3 and len({normalise(c, 3) for c in choices} | {""}) <= len({key(c) for c in choices}):
             return None  # what level three drops is what tells these choices apart
-        if level == 3 and _label(_bare(part), mentions.labels(choices)):
+        if level == 3 and (label := _label(_bare(part), mentions.labels(choices))) and label[1]:
             return None  # "(A) Woman": level three would take the label for an article
         text = normalise(part, level)
         found = [c for c in choices if text and normalise(c, level) == text]
@@ -245,6 +246,7 @@ _LABEL = re.compile(
     r"[\s.,):\]\u2013\u2014-]*(.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _LABEL_BEHIND = re.compile(r"(.*\S)\s*[(\[]([a-z])[)\]]\W*", re.IGNORECASE | re.DOTALL)
 
 
@@ -267,9 +269,11 @@ def _label_and_text(part: str, choices: Sequence[str]) -> tuple[str, list[str]] 
     behind = _LABEL_BEHIND.fullmatch(text)
     if behind and behind[2].casefold() in labels and (found := _exact(behind[1], choices)):
         return choices[labels.index(behind[2].casefold())], found
-    label = _label(text, labels)
+    label = _label(text, labels or _LETTERS[: len(choices)])
     found = _exact(label[1], choices) if label else None
-    return (choices[label[0]], found) if label and found else None
+    if label is None or not found or (not labels and (text[1:2] == "," or not same(choices[label[0]], found[0]))):
+        return None  # where choices are letters a label says nothing, unless it names the text that it stands before
+    return choices[label[0]], found
 
 
 def _text_over_letter(part: str, choices: Sequence[str]) -> list[str] | None:
@@ -359,5 +363,5 @@ def _other_form(part: str, choices: Sequence[str]) -> list[str] | None:
 
 _WRAPPERS = (("boxed", _boxed), ("keyed", _keyed), ("stated", _stated), ("chosen", _chosen))
 _LABELLED: tuple[tuple[str, _Rule], ...] = (("text-over-letter", _text_over_letter), ("letter", _letter))
-_SENTENCES: tuple[tuple[str, _Rule], ...] = (("head", _head), ("mention", _mention), ("form", _other_form))
+_SENTENCES: tuple[tuple[str, _Rule], ...] = (("form", _other_form), ("head", _head), ("mention", _mention))
 _LADDER = (("ticked", _ticked), *_LABELLED, ("withdrawn", _withdrawn), *_SENTENCES)

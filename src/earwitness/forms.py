@@ -7,13 +7,17 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-_STRAIGHT = str.maketrans("\u2019\u2018\u02bc\u201c\u201d\u201e\u00ab\u00bb", "'''" + 5 * '"')
 _AROUND_LABELS = (0xFF08, 0xFF09, 0xFF0E, 0xFF1A, 0xFF1D, 0xFF3B, 0xFF3D)
 _WIDE = (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), *_AROUND_LABELS)
-_NARROW = {code: code - 0xFEE0 for code in _WIDE}  # full-width letters, digits, brackets, dots and colons
+# Full-width letters and digits, and what stands around labels.
+_NARROW: dict[int, str | int] = {code: code - 0xFEE0 for code in _WIDE}
+_QUOTES = str.maketrans("\u2019\u2018\u02bc\u201c\u201d\u201e\u00ab\u00bb", "'''" + 5 * '"')
+_PLAIN = _NARROW | _QUOTES
+_UNQUOTED = _NARROW | {0x2019: "'"}  # quotes around a choice stay what they are
 _INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _OUTER = " \t\r\n\"'`*_~.,;:!?()[]{}\u2026\u3001\u3002\uff01\uff0c\uff1a\uff1f"
-SIGNS = r"<>=#♯♭+%$€£°±^&"  # they tell choices apart: A# is not A, <1s is not >1s
+# They tell choices apart, A# is not A and <1s is not >1s, or deny what they stand beside.
+SIGNS = "<>=#♯♭+%$€£°±^&\u274c\u2717\u2718\u2716"
 _PUNCTUATION = re.compile(rf"(?<!\d)[^\w\s{SIGNS}](?!\d)")
 _ARTICLE = re.compile(r"(?<!\S)(?:a|an|the)\s+(?=\S)")
 
@@ -94,7 +98,7 @@ def folded(text: str) -> str:
 def lowered(text: str) -> str:
     """Level two with outer punctuation kept, so that questions and ends of sentences stay visible."""
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
-    return " ".join(_INVISIBLE.sub("", text).translate(_STRAIGHT).translate(_NARROW).split())
+    return " ".join(_INVISIBLE.sub("", text).translate(_PLAIN).split())
 
 
 def fold(text: str) -> str:
@@ -147,10 +151,14 @@ _EMPHASIS = re.compile(
 )
 
 
+def unstruck(text: str) -> str:
+    """Drop what was struck out: it was not said."""
+    return _STRUCK.sub(" ", text)
+
+
 def unmark(text: str) -> str:
-    """Drop emphasis and bullets, which hide labels (`- **B**. dog`), and what was struck out, which was not said."""
-    text = _STRUCK.sub(" ", text.translate(_NARROW).translate({0x2019: "'"}))
-    return _BULLET.sub("", _EMPHASIS.sub("", text))
+    """Drop emphasis and bullets, which hide labels (`- **B**. dog`)."""
+    return _BULLET.sub("", _EMPHASIS.sub("", text.translate(_UNQUOTED)))
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[\u3002\uff01\uff1f])\s*|\n+")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from earwitness.forms import SIGNS, fold, folded, level_two, lowered, sentence_ends, sentences
+from earwitness.forms import SIGNS, fold, folded, lowered, normalise, sentence_ends, sentences
 
 LONGEST = 4000  # characters; what is longer is an essay, and a word mentioned in it is not an answer
 
@@ -14,7 +14,7 @@ LONGEST = 4000  # characters; what is longer is an essay, and a word mentioned i
 def labels(choices: Sequence[str]) -> str:
     """Return the option letters that can be labels: none where a choice is itself such a letter (notes, grades)."""
     letters = "abcdefghijklmnopqrstuvwxyz"[: len(choices)]
-    lettered = len(choices) > len(letters) or any(level_two(c) in tuple(letters) for c in choices)
+    lettered = len(choices) > len(letters) or any(normalise(c, 2) in tuple(letters) for c in choices)
     return "" if lettered else letters
 
 
@@ -38,7 +38,7 @@ _CONTRAST = re.compile(
 _AFTERWARDS = re.compile(
     r"\b(?:is|was|are|were|do|does|did|can|could|would|has|have|had|seems?|sounds?)\s+(?:\w+ly\s+)?(?:not|never)\b"
     r"|n't\b|\bcannot\b|\b(?:wrong|incorrect|unlikely|excluded|ruled out|absent|missing|false|impossible|eliminated)\b"
-    r"|[\u274c\u2717\u2718\u2716]|ない|ません|아니|않"
+    r"|^\s*[:=\u2013\u2014-]\s*(?:no|not|wrong|false|incorrect)\W*$|[\u274c\u2717\u2718\u2716]|ない|ません|아니|않"
 )
 _REFUSAL = re.compile(
     r"\bnone of\b|\bneither of\b|\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|hard to)\s+"
@@ -46,9 +46,14 @@ _REFUSAL = re.compile(
     r"|be (?:told|sure|said|known|certain))\b"
     r"|\b(?:don't|do not) know\b|\b(?:not|un)\s?(?:sure|certain|clear)\b|\bno (?:idea|clue|option|choice|answer)\b"
 )
-_TAKEN_BACK = re.compile(r"\W*(?:no|nope|wait|wrong|incorrect|false|not really|actually)\b(?!\s+(?:doubt|question))")
+_TAKEN_BACK = re.compile(
+    r"\W*(?:no|nope|wait|wrong|incorrect|false|not really|actually)\b(?!\s+(?:doubt|question))"
+    r"|\W*(?:is|was|can be|seems)\s+(?:\w+ly\s+)?"
+    r"(?:not|wrong|incorrect|false|excluded|ruled out|unlikely|impossible|out)\b"
+)
 _WITHDRAWN = re.compile(
-    r"\b(?:wait|scratch that|correction|on second thoughts?|i (?:was|am) wrong|let me correct)\b\W*(?:no\b\W*)*"
+    r"\b(?:wait(?=\W*$|\s*[^\w\s]|\s+(?:no|actually)\b)|scratch that|correction|on second thoughts?"
+    r"|i (?:was|am) wrong|let me correct)\b\W*(?:no\b\W*)*"
     r"|(?<=[.!\n])\s*(?:(?:actually|no|nope|sorry),\s*)",
     re.IGNORECASE,
 )
@@ -105,7 +110,7 @@ def find(text: str, choices: Sequence[str]) -> tuple[list[str], list[str]]:
     for i, (start, end, choice) in enumerate(spans):
         stop = next((e for e in ends if e >= end), len(plain))
         following = spans[i + 1][0] if i + 1 < len(spans) else len(plain)
-        clause = re.split(r"[,;:]", plain[end : min(stop, following)], maxsplit=1)[0]
+        clause = re.split(r"(?<!^)[,;:]", plain[end : min(stop, following)], maxsplit=1)[0]
         doubted = plain[:stop].rstrip().endswith(("?", "\uff1f")) or _AFTERWARDS.search(clause) is not None
         before = plain[max((e for e in ends if e <= start), default=0) : start]
         (denied if doubted or _negated(before) else affirmed).append(choices[choice])
