@@ -108,7 +108,8 @@ def test_music_avqa_two_answers_to_one_id_are_both_counted(scored):
 
 def test_emotions_by_any_name_and_their_other_measures(scored):
     score = scored(
-        "iemocap", {f"Ses05F_x_F00{i}": said for i, said in enumerate(["exc", "Happy.", "<answer>anger</answer>", "neu", "sad"])}
+        "iemocap",
+        {f"Ses05F_x_F00{i}": said for i, said in enumerate(["exc", "Happy.", "<answer>anger</answer>", "neu", "sad"])},
     )
     assert score["strict"] == 1 and score["measures"]["unweighted_accuracy"] == 1
     meld = scored("meld", {"dia0_utt0": "neutral", "dia0_utt1": "neutral", "dia38_utt4": "neutral"})

@@ -126,7 +126,9 @@ def _negated(before: str) -> bool:
 
 def _spans(plain: str, choices: tuple[str, ...]) -> list[tuple[int, int, int]]:
     """Return (start, end, choice index) of mentions in order, without those inside a longer mention."""
-    found = [(m.start(), m.end(), i) for i, p in enumerate(_patterns(choices)) if p for m in p.finditer(plain)]
+    there = [i for i, word in enumerate(_first_words(choices)) if word in plain]  # most of many choices are not
+    patterns = _patterns(choices)
+    found = [(m.start(), m.end(), i) for i in there if (p := patterns[i]) for m in p.finditer(plain)]
     found.sort(key=lambda span: (span[0], -span[1]))
     kept: list[tuple[int, int, int]] = []
     reach = (-1, -1)  # the furthest-reaching mention so far: one that ends within it and is shorter lies inside it
@@ -143,15 +145,26 @@ def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str] | None, ...]:
     return tuple(_pattern(choice, letters[i : i + 1]) for i, choice in enumerate(choices))
 
 
+@lru_cache(maxsize=4096)
+def _first_words(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what a text must hold to mention each choice: nothing in particular where letters do, too."""
+    return tuple("" if labels(choices) else _words(choice)[0] for choice in choices)
+
+
+def _words(choice: str) -> list[str]:
+    """Return a choice's words without its article, [""] for a choice without any."""
+    bare = re.sub(r"^(?:a|an|the)\s+(?=\S)", "", folded(choice))
+    return re.split(r"[\s_]+|(?<=[^\W\d])-(?=[^\W\d])", bare)
+
+
 def _pattern(choice: str, letter: str) -> re.Pattern[str] | None:
     """Return what mentions a choice: its words as whole words, or its label in brackets or after `option`."""
-    bare = re.sub(r"^(?:a|an|the)\s+(?=\S)", "", folded(choice))
+    words = _words(choice)
     ways = []
-    if bare:
-        words = re.split(r"[\s_]+|(?<=[^\W\d])-(?=[^\W\d])", bare)
+    if any(words):
         body = r"[\s_-]+".join(re.escape(word) for word in words)
-        before = "" if _SCRIPTS_WITHOUT_SPACES.match(bare[0]) else rf"(?<![\w{SIGNS}-])(?<!\w')(?<!\d[.,:/])"
-        after = "" if _SCRIPTS_WITHOUT_SPACES.match(bare[-1]) else rf"(?![\w{SIGNS}-]|'\w|[.,:/]\d)"
+        before = "" if _SCRIPTS_WITHOUT_SPACES.match(words[0]) else rf"(?<![\w{SIGNS}-])(?<!\w')(?<!\d[.,:/])"
+        after = "" if _SCRIPTS_WITHOUT_SPACES.match(words[-1][-1:]) else rf"(?![\w{SIGNS}-]|'\w|[.,:/]\d)"
         ways.append(before + body + after)
     if letter:
         ways += [rf"[(\[]{letter}[)\]]", rf"\b(?:option|choice)\s+{letter}\b(?!')"]
