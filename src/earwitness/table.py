@@ -187,6 +187,11 @@ class Table:
             self._refuse(wanted, [i for i in wanted if every[i].source != sources[i]])
         return {i: every[i] for i in wanted}
 
+    def rows(self) -> list[Row]:
+        """Return every row that there is, those of other parts first."""
+        elsewhere = [*self._unfinished.values(), *self._finished.values()]
+        return list(({row.id: row for row in elsewhere} | self._rows).values())
+
     def _blocks(self, questions: Sequence[Question], block: int, among: Sequence[Question]) -> list[list[Question]]:
         seen: set[str] = set()
         for question in questions:
