@@ -20,7 +20,7 @@ from earwitness.exams.official import Item, letter_of
 from earwitness.exams.rows import Row, RowError, read_rows
 from earwitness.exams.versions import Version, others_of, registered, version_of
 from earwitness.records import Question
-from earwitness.report.statistics import bootstrap_interval
+from earwitness.statistics.intervals import bootstrap_interval
 from earwitness.score.predictions import Matched, match, read_predictions
 from earwitness.sources.problems import SourceError
 
