@@ -53,6 +53,7 @@ FLOORS = {
     "life": 6,
     "score": 6,
     "driver": 7,
+    "sit": 7,
     "demo": 8,
     "ask": 8,
     "plan": 8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from earwitness.answers import read
@@ -13,6 +14,8 @@ from earwitness.prompts import question_prompt
 from earwitness.records import Clip
 from earwitness.run import ARMS
 from earwitness.terminal import clean
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def ask(
@@ -43,7 +46,7 @@ def ask(
 
 
 def model_spec(name: str) -> Model:
-    """Return the spec of a model that a person names."""
+    """Return the spec of a model that a person names: what is no folder and no run's arm may be a name of the hub."""
     if name.startswith("world:"):
         return Model(kind="world", name=name.removeprefix("world:"))
     folder = Path(name)
@@ -59,7 +62,11 @@ def model_spec(name: str) -> Model:
         if folder.name in table:
             return _placed(Model.model_validate(table[folder.name]), folder.parent)
         raise ConfigError(f"the run {folder.parent} has no arm {folder.name!r}; it has {', '.join(sorted(table))}")
-    raise ConfigError(f"{name} is neither world:NAME, nor a model's folder, nor RUN/ARM of a finished run")
+    if HUB_NAME.fullmatch(name) and not folder.exists() and not folder.parent.exists():
+        return Model(kind="local", name=name)
+    raise ConfigError(
+        f"{name} is neither world:NAME, nor a model's folder, nor RUN/ARM of a finished run, nor a name of the hub"
+    )
 
 
 def _placed(spec: Model, run: Path) -> Model:

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         return rehearse(config, arguments.root)
     from earwitness.driver import FAILED_SHARE, drive
 
-    outcome = drive(config, arguments.root, arguments.until, arguments.redo, _shard(arguments.shard))
+    outcome = drive(config, arguments.root, arguments.until, arguments.redo, shard_of(arguments.shard))
     if outcome.report is not None:
         print(f"{outcome.text}\n\nreport: {arguments.root / config.name / 'report.md'}".lstrip(), flush=True)
     for stage, first in outcome.failures:
@@ -83,7 +83,8 @@ def ask(arguments: argparse.Namespace) -> int:
     return 1 if outcome.failing else 0
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Return what --shard I/S says."""
     if text is None:
         return None
     first, _, second = text.partition("/")

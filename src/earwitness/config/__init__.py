@@ -7,6 +7,7 @@ fields marked `where` (they say where or how much, never what).
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,16 +147,16 @@ class RunConfig(Section):
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        return cls.parse(data, str(path), overrides)
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], origin: str = "the configuration", overrides: Sequence[str] = ()) -> RunConfig:
+        """Validate a plain dictionary with overrides, as `load` does; `origin` is named in errors."""
         for item in overrides:
             key, _, value = item.partition("=")
             if not _:
                 raise ConfigError(f"override {item!r}: write section.key=value")
             _set(data, key.strip(), _toml_value(value.strip()))
-        return cls.parse(data, str(path))
-
-    @classmethod
-    def parse(cls, data: dict[str, Any], origin: str = "the configuration") -> RunConfig:
-        """Validate a plain dictionary; `origin` is named in errors."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:

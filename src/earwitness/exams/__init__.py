@@ -12,7 +12,7 @@ from earwitness.exams import air_bench, avqa, iemocap, meld, mmar, mmau, mmau_pr
 from earwitness.exams.exam import Exam
 from earwitness.exams.media import find_clips
 from earwitness.exams.rows import read_rows
-from earwitness.exams.versions import version_of
+from earwitness.exams.versions import Version, version_of
 from earwitness.records import Question
 from earwitness.sources.problems import Problems, unfit
 
@@ -61,6 +61,17 @@ def load_exam(name: str, settings: Exams, note: Callable[[str], None] = lambda _
             "of the whole exam"
         )
     return _drawn(found, settings.limit)
+
+
+def version_here(name: str, settings: Exams) -> tuple[Version, int]:
+    """Return which version of an exam the file on this machine is, and how many questions it has, all counted."""
+    if name in world.NAMES:
+        whole = world.load(name, 0)
+    else:
+        exam = exam_named(name)
+        path = annotations_of(exam, settings)
+        whole = exam.read(read_rows(path), str(path))
+    return version_of(name, whole), len(whole)
 
 
 def annotations_of(exam: Exam, settings: Exams) -> Path:

@@ -103,7 +103,7 @@ def sittings(run: Run, exam: str) -> dict[str, dict[str, Reply]]:
     found: dict[str, dict[str, Reply]] = {}
     for place in sorted(run.path.glob("answer-*/settings.json")):
         settings = read_object(place) or {}
-        if settings.get("exam") != exam:
+        if settings.get("exam") != exam or "way" in settings:  # controls, samples and other orders are no sitting
             continue
         key = examinee_key(settings)
         name = f"{names.get(key, key)}.{settings['answer']['prompt']}"

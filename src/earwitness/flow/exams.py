@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from earwitness.config import Answer, Distil, Grpo, PromptName, Role, Sft, Step
+from earwitness.config import Answer, Distil, Grpo, PromptName, Role, RunConfig, Sft, Step
 from earwitness.flow.data import describe_clips, prompt_digests
 from earwitness.needs import sitting_of
 from earwitness.records import Checkpoint, Description, Grade, Question, Reply
@@ -79,12 +80,9 @@ def _replies(
         examinee = examinee.model_copy(update={"long_clips": "refuse"})  # of no concern to one who reads
     watches = role == "teacher" and settings.sees == "clip"
     identity = {
-        "answer": settings.identity() | {"prompt": prompt},
+        **sitting_identity(bench.config, settings, prompt, exam, beside),
         **({"frames": bench.config.sample.frames} if watches else {}),
         "examinee": checkpoint.key if checkpoint else examinee.identity(),
-        "exam": exam,
-        "prompts": prompt_digests(prompt, "audio", *beside),
-        "seed": bench.config.seed,
         **({"of": told.table} if told else {}),
     }
     return bench.fill(
@@ -99,6 +97,18 @@ def _replies(
         models={role: examinee},
         shown=shown,
     )
+
+
+def sitting_identity(
+    config: RunConfig, settings: Answer, prompt: PromptName, exam: str, beside: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what decides about a sitting beside its examinee; `beside` are further prompts that it is asked by."""
+    return {
+        "answer": settings.identity() | {"prompt": prompt},
+        "exam": exam,
+        "prompts": prompt_digests(prompt, "audio", *beside),
+        "seed": config.seed,
+    }
 
 
 def _told(

@@ -20,9 +20,9 @@ from earwitness.exams.official import Item, letter_of
 from earwitness.exams.rows import Row, RowError, read_rows
 from earwitness.exams.versions import Version, others_of, registered, version_of
 from earwitness.records import Question
-from earwitness.statistics.intervals import bootstrap_interval
 from earwitness.score.predictions import Matched, match, read_predictions
 from earwitness.sources.problems import SourceError
+from earwitness.statistics.intervals import bootstrap_interval
 
 Score = dict[str, Any]  # what `earwitness score --json` prints
 Note = Callable[[str], None]
@@ -58,7 +58,7 @@ def score_file(
     Gold answers come from the file itself where it carries questions and answers, else from `data`. `note` is told what
     a person should know. Raises SourceError or ConfigError for whatever cannot be scored honestly.
     """
-    exam = exam if isinstance(exam, Exam) else _exam(exam)
+    exam = exam if isinstance(exam, Exam) else exam_of(exam)
     rows = read_rows(predictions)
     said = read_predictions(predictions, exam, field, rows)
     questions, version = _gold(exam, predictions, rows, data, partial)
@@ -74,12 +74,14 @@ def score_file(
         note(f"{len(questions) - len(graded)} questions have no answer and are not scored")
     note(f"{exam.name}: {version.told()}")
     matched = match(said, questions, str(predictions), partial)
-    return _score(exam, version, matched.where(lambda question: question.answer is not None))
+    return score_matched(exam, version, matched.where(lambda question: question.answer is not None))
 
 
-def _exam(name: str) -> Exam:
-    if name in world.NAMES:
-        return Exam(name=name, files="", question=lambda row, number: None, identity=by_id, why=world.WHY)
+def exam_of(name: str) -> Exam:
+    """Return an exam by its name: a benchmark, one of the world's, or questions of a user's own (`folder:PATH`)."""
+    if name in world.NAMES or ":" in name:
+        why = world.WHY if name in world.NAMES else "questions of your own have no scorer but ours"
+        return Exam(name=name, files="", question=lambda row, number: None, identity=by_id, why=why)
     return exam_named(name)
 
 
@@ -132,7 +134,8 @@ def _differences(own: Sequence[Question], asked: Sequence[Question]) -> list[str
     return [q.id for q in own if there.get(q.id) != (q.text, q.choices, q.answer)]
 
 
-def _score(exam: Exam, version: Version, matched: Matched) -> Score:
+def score_matched(exam: Exam, version: Version, matched: Matched) -> Score:
+    """Score predictions that stand beside their questions, all of which have answers."""
     judged = judge(exam, matched)
     by_task: dict[str, list[Judged]] = {}
     for one in judged:

@@ -33,6 +33,16 @@ def load_frames(clip: Clip, count: int) -> media.Frames:
     return media.read_frames(clip.media, count, clip.start, clip.end)
 
 
+def seconds_of(clip: Clip) -> float:
+    """Return how long a clip's sound is, by its file's header where that says so. Raises MediaError."""
+    if clip.media.startswith(WORLD):
+        return float(SECONDS)
+    if clip.end is not None:
+        return clip.end - clip.start
+    whole = media.probe(clip.media).duration
+    return len(load_sound(clip)) / media.RATE if whole is None else max(0.0, whole - clip.start)
+
+
 def scene_of(clip: Clip) -> Scene | Utterance:
     """Return the scene or utterance behind a `world:DIFFICULTY:SEED` clip."""
     _, difficulty, seed = clip.media.split(":")
