@@ -52,6 +52,7 @@ FLOORS = {
     "flow": 6,
     "life": 6,
     "score": 6,
+    "compare": 7,
     "driver": 7,
     "sit": 7,
     "demo": 8,

@@ -11,11 +11,11 @@ import pytest
 
 from earwitness.claims import WHOLE_TRACE
 from earwitness.records import Claim, Clip, Grade, Lesson, Question, Verdict
-from earwitness.report.document import stable, table_text, write
+from earwitness.report.document import table_text, write
 from earwitness.report.hearing import judged, section
 from earwitness.report.pools import left_rows
 from earwitness.report.tables import MOST_VALUES, Sitting, categories, claimed, comparisons, rows_and_summary
-from earwitness.report.wording import arm_names, escaped, p_value, text_table
+from earwitness.report.wording import arm_names, escaped, p_value, stable, text_table
 
 META = {"version": "0.1.0", "config_sha256": "ab" * 32, "weights_sha256": "cd" * 32}
 CHECKER = {"false_accept": 0.125, "false_reject": 0.05, "n": 80}

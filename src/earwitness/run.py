@@ -45,6 +45,7 @@ __all__ = [
     "RunLocked",
     "StaleRow",
     "Table",
+    "arm_keys",
     "examinee_key",
     "examinees",
     "read_object",
@@ -61,11 +62,15 @@ DRIVER = "lock.driver"
 def examinees(path: Path) -> dict[str, str]:
     """Return the arms of a run's folder by the checkpoint (or the model) that answers for them."""
     names: dict[str, str] = {}
-    for arm, spec in (read_object(path / ARMS) or {}).items():
-        place = Path(spec["adapter"] or spec["name"])
-        key = place.parent.name if place.name == "final" else place.name
+    for arm, key in arm_keys(path).items():
         names[key] = f"{names[key]}, {arm}" if key in names else arm
     return names
+
+
+def arm_keys(path: Path) -> dict[str, str]:
+    """Return by arm, as `arms.json` of a run's folder lists them, which checkpoint (or model) answers for it."""
+    places = {arm: Path(spec["adapter"] or spec["name"]) for arm, spec in (read_object(path / ARMS) or {}).items()}
+    return {arm: place.parent.name if place.name == "final" else place.name for arm, place in places.items()}
 
 
 def examinee_key(settings: dict[str, Any]) -> str:

@@ -30,12 +30,17 @@ def sit_exam(
 
     Returns the grades of each mode that it is asked in: one, or both where the exam is asked both ways.
     """
-    steps = bench.config.arms[arm]
-    settings = sitting_of(bench.config, steps)
-    own = settings.prompt or ("think" if _thinks(bench, steps) or settings.examinee != "student" else "direct")
-    both: tuple[PromptName, ...] = ("direct", "think") if exam in bench.config.exams.both_ways else ()
-    prompts = dict.fromkeys((*both, own))
+    prompts = modes_of(bench.config, arm, exam)
     return [(prompt, _sit(bench, questions, arm, checkpoint, exam, seed, prompt)) for prompt in prompts]
+
+
+def modes_of(config: RunConfig, arm: str, exam: str) -> list[PromptName]:
+    """Return the prompts under which an arm sits an exam: its own, and both where the exam is asked both ways."""
+    steps = config.arms[arm]
+    settings = sitting_of(config, steps)
+    own = settings.prompt or ("think" if _thinks(config, steps) or settings.examinee != "student" else "direct")
+    both: tuple[PromptName, ...] = ("direct", "think") if exam in config.exams.both_ways else ()
+    return list(dict.fromkeys((*both, own)))
 
 
 def _sit(
@@ -130,11 +135,11 @@ def _with_words(question: Question, told: Description | Reply) -> tuple[Question
     return (question, words) if words else Failed(NO_REASONING)
 
 
-def _thinks(bench: Workbench, steps: tuple[Step, ...]) -> bool:
+def _thinks(config: RunConfig, steps: tuple[Step, ...]) -> bool:
     """Whether the last training step taught thinking."""
     taught = [step for step in steps if step.stage != "answer"]
     if not taught:
         return False
-    settings = bench.config.settings(taught[-1])
+    settings = config.settings(taught[-1])
     lessons = settings.lessons if isinstance(settings, Sft | Distil) else None
     return isinstance(settings, Grpo) or (lessons is not None and lessons not in ("labels", "gold"))

@@ -16,17 +16,18 @@ from earwitness.statistics.repeated import rotations
 
 
 def sit_in_a_way(
-    bench: Workbench, questions: Sequence[Question], arm: str, exam: str, way: Way, temperature: float | None = None
+    bench: Workbench, questions: Sequence[Question], whole: Sequence[Question], arm: str, exam: str, way: Way
 ) -> Rows[Reply]:
     """Let an untrained arm's student answer an exam in some way, about the clips themselves, under the arm's prompt.
 
-    Simply sat, its table is the one that `sit_exam` fills. In the way `other` each question comes with the clip of
-    another one, drawn by its id. With a `rotation` questions of fewer choices are left out.
+    `questions` are those of the `whole` exam that are a shard's. Simply sat, its table is the one that `sit_exam`
+    fills. In the way `other` each question comes with the clip of another one, drawn by its id. With a `rotation`
+    questions of fewer choices are left out.
     """
-    settings, prompt = _settings(bench, arm, temperature)
+    settings, prompt = _settings(bench, arm, way)
     student = bench.model("student")
     asked = [turned for q in questions if (turned := _turned(q, way.rotation)) is not None]
-    others = _others(questions) if way.hears == "other" else {}
+    others = _others(whole) if way.hears == "other" else {}
 
     def content(question: Question) -> Sequence[str]:
         heard = [bench.clip_source(others[question.id])] if question.id in others else []
@@ -39,7 +40,7 @@ def sit_in_a_way(
     departs = [f"{name} {value}" for name, value in way.identity().items()]
     return bench.fill(
         "answer",
-        way_identity(bench, arm, exam, way, temperature),
+        way_identity(bench, arm, exam, way),
         asked,
         content,
         AnswerQuestions(student, "student", prompt, settings, bench.config.seed, way=way),
@@ -51,9 +52,9 @@ def sit_in_a_way(
     )
 
 
-def way_identity(bench: Workbench, arm: str, exam: str, way: Way, temperature: float | None = None) -> dict[str, Any]:
+def way_identity(bench: Workbench, arm: str, exam: str, way: Way) -> dict[str, Any]:
     """Return what names the table of an exam sat in some way."""
-    settings, prompt = _settings(bench, arm, temperature)
+    settings, prompt = _settings(bench, arm, way)
     departs = way.identity()
     return {
         **sitting_identity(bench.config, settings, prompt, exam),
@@ -62,10 +63,10 @@ def way_identity(bench: Workbench, arm: str, exam: str, way: Way, temperature: f
     }
 
 
-def _settings(bench: Workbench, arm: str, temperature: float | None) -> tuple[Answer, PromptName]:
+def _settings(bench: Workbench, arm: str, way: Way) -> tuple[Answer, PromptName]:
     settings = sitting_of(bench.config, bench.config.arms[arm])
-    if temperature is not None:
-        settings = settings.model_copy(update={"temperature": temperature})
+    if way.temperature is not None:
+        settings = settings.model_copy(update={"temperature": way.temperature})
     return settings, settings.prompt or "direct"
 
 

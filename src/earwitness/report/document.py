@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,10 +38,10 @@ from earwitness.report.wording import (
     percent,
     points,
     shown,
+    stable,
     text_table,
 )
 
-DIGITS = 6
 Chance = dict[tuple[str, str], float | None]
 
 
@@ -308,19 +307,6 @@ def _reading(names: Mapping[Arm, str], notes: Sequence[str]) -> list[str]:
 
 def _names(report: Mapping[str, Any]) -> dict[Arm, str]:
     return arm_names(report["summary"], report.get("controls", ()))
-
-
-def stable(value: Any) -> Any:
-    """Return the value with floats at six significant digits, so that equal runs write equal reports."""
-    if isinstance(value, Mapping):
-        return {key: stable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [stable(item) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"the report holds {value}; shares that are not known are None")
-        return float(f"{value:.{DIGITS}g}")
-    return value
 
 
 def _chance(sittings: Sequence[Sitting]) -> Chance:

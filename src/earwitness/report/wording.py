@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +12,7 @@ from earwitness.terminal import clean
 
 Arm = tuple[str, str]  # arm and mode
 LONGEST_NAME = 60
+DIGITS = 6
 
 
 def shown(name: str) -> str:
@@ -86,3 +88,16 @@ def _width(text: str) -> int:
 def _padded(text: str, width: int, right: bool) -> str:
     gap = " " * (width - _width(text))
     return gap + text if right else text + gap
+
+
+def stable(value: Any) -> Any:
+    """Return the value with floats at six significant digits, so that equal runs write equal reports."""
+    if isinstance(value, Mapping):
+        return {key: stable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [stable(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"the report holds {value}; shares that are not known are None")
+        return float(f"{value:.{DIGITS}g}")
+    return value

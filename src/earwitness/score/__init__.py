@@ -58,6 +58,18 @@ def score_file(
     Gold answers come from the file itself where it carries questions and answers, else from `data`. `note` is told what
     a person should know. Raises SourceError or ConfigError for whatever cannot be scored honestly.
     """
+    return score_matched(*matched_file(exam, predictions, data, field, partial, note))
+
+
+def matched_file(
+    exam: str | Exam,
+    predictions: Path,
+    data: Path | None = None,
+    field: str | None = None,
+    partial: bool = False,
+    note: Note = lambda _: None,
+) -> tuple[Exam, Version, Matched]:
+    """Return a file's exam and version, and its predictions beside the questions, as `score_file` reads them."""
     exam = exam if isinstance(exam, Exam) else exam_of(exam)
     rows = read_rows(predictions)
     said = read_predictions(predictions, exam, field, rows)
@@ -74,7 +86,7 @@ def score_file(
         note(f"{len(questions) - len(graded)} questions have no answer and are not scored")
     note(f"{exam.name}: {version.told()}")
     matched = match(said, questions, str(predictions), partial)
-    return score_matched(exam, version, matched.where(lambda question: question.answer is not None))
+    return exam, version, matched.where(lambda question: question.answer is not None)
 
 
 def exam_of(name: str) -> Exam:

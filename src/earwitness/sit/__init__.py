@@ -117,38 +117,36 @@ def sit(
         ):
             bench = Workbench(config, run, workers, line, redo)
             sat = [
-                Sat(name, *versions[name], questions, _sit(bench, name, run.share(questions), beside))
+                Sat(name, *versions[name], questions, _sit(bench, name, run.share(questions), questions, beside))
                 for name, questions in asked.items()
             ]
         failures = list(bench.failures.values())
         failing = any(stage["failed"] > FAILED_SHARE * stage["in"] for stage in bench.stages.values())
         if shard is not None:
             return Outcome(None, "", failures, failing)
-        made = report(run, config, [result(one, beside.temperature) for one in sat], sat, findings)
+        made = report(run, config, [result(one) for one in sat], sat, findings)
         return Outcome(made, told(made, run.timings.get(ANSWERED), run.timings.get(SOUND)), failures, failing)
 
 
-def _sit(bench: Workbench, exam: str, questions: list[Question], beside: Beside) -> dict[Way, Rows[Reply]]:
+def _sit(
+    bench: Workbench, exam: str, questions: list[Question], whole: list[Question], beside: Beside
+) -> dict[Way, Rows[Reply]]:
     """Ask an exam in every way that is asked for: simply first, for that is the headline."""
     ways = [PLAIN, *(Way(hears=control) for control in beside.controls)]
     if beside.shuffles:
-        most = max((len(q.choices or ()) for q in questions), default=0)
+        most = max((len(q.choices or ()) for q in whole), default=0)
         ways += [Way(rotation=number) for number in range(1, most)]
-    rows = {way: _asked(bench, exam, questions, way) for way in ways}
     if beside.samples:
-        drawn = Way(samples=beside.samples)
-        rows[drawn] = _asked(bench, exam, questions, drawn, beside.temperature)
-    return rows
+        ways.append(Way(samples=beside.samples, temperature=beside.temperature))
+    return {way: _asked(bench, exam, questions, whole, way) for way in ways}
 
 
-def _asked(
-    bench: Workbench, exam: str, questions: list[Question], way: Way, temperature: float | None = None
-) -> Rows[Reply]:
+def _asked(bench: Workbench, exam: str, questions: list[Question], whole: list[Question], way: Way) -> Rows[Reply]:
     """Ask an exam in one way. Simply asked, it is told in `timings.json` for how much sound it took how long."""
     (arm,) = bench.config.arms
-    table = bench.run.table("answer", way_identity(bench, arm, exam, way, temperature))
+    table = bench.run.table("answer", way_identity(bench, arm, exam, way))
     there, started = {row.id for row in table.rows()}, time.monotonic()
-    rows = sit_in_a_way(bench, questions, arm, exam, way, temperature)
+    rows = sit_in_a_way(bench, questions, whole, arm, exam, way)
     if way == PLAIN and (owed := [q for q in questions if q.id in rows.made and q.id not in there]):
         bench.run.add_seconds(ANSWERED, time.monotonic() - started)
         bench.run.add_seconds(SOUND, sum(seconds_of(question.clip) for question in owed))

@@ -11,9 +11,8 @@ from earwitness.config import RunConfig
 from earwitness.disk import write_bytes
 from earwitness.models import weights_digest
 from earwitness.records import Grade
-from earwitness.report.document import stable
 from earwitness.report.tables import Sitting, rows_and_summary
-from earwitness.report.wording import escaped, markdown_table, percent, points
+from earwitness.report.wording import escaped, markdown_table, percent, points, stable
 from earwitness.run import Run
 from earwitness.score import Score, exam_of
 from earwitness.score.table import table

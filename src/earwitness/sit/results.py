@@ -37,7 +37,7 @@ class Sat:
         return [self.ways[way].of(question) for question in self.questions]
 
 
-def result(sat: Sat, temperature: float) -> Score:
+def result(sat: Sat) -> Score:
     """Return what `earwitness score` says of the replies, and beside it what else was asked.
 
     `size` is how many questions the exam's file has, `wilson_low` and `wilson_high` the interval that knows nothing of
@@ -58,7 +58,7 @@ def result(sat: Sat, temperature: float) -> Score:
             "thought": _mean([len((reply.think or "").split()) for reply in given]),
             "reply": _mean([len(reply.raw.split()) for reply in given]),
         },
-        "samples": _samples(sat, temperature),
+        "samples": _samples(sat),
         "shuffles": _shuffles(sat),
         "controls": [_control(sat, way, headline) for way in sat.ways if way.hears != "clip"],
     }
@@ -101,7 +101,7 @@ def _control(sat: Sat, way: Way, headline: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-def _samples(sat: Sat, temperature: float) -> dict[str, Any] | None:
+def _samples(sat: Sat) -> dict[str, Any] | None:
     way = next((way for way in sat.ways if way.samples > 1), None)
     if way is None:
         return None
@@ -109,7 +109,7 @@ def _samples(sat: Sat, temperature: float) -> dict[str, Any] | None:
         [_as_gold(reply, q) for reply in group] or [None] * way.samples
         for q, group in zip(sat.questions, sat.replies(way), strict=True)
     ]
-    return {"temperature": temperature, **vars(repeated(answers, [q.answer or "" for q in sat.questions]))}
+    return {"temperature": way.temperature, **vars(repeated(answers, [q.answer or "" for q in sat.questions]))}
 
 
 def _shuffles(sat: Sat) -> dict[str, Any] | None:

@@ -28,11 +28,13 @@ class Way:
     """How an exam is sat, where it is not simply sat: for controls, for samples, and with the choices in other orders.
 
     In place of its clip a question may come with `silence` as long, white `noise` as long and as loud, the sound of
-    an`other` clip, or as `text` alone. `rotation` says by how many places its choices have been moved.
+    an`other` clip, or as `text` alone. Several `samples` are drawn at a `temperature` (None: the settings' own).
+    `rotation` says by how many places its choices have been moved.
     """
 
     hears: Hears = "clip"
     samples: int = 1
+    temperature: float | None = None
     rotation: int = 0
 
     def identity(self) -> dict[str, Any]:
