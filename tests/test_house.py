@@ -15,6 +15,7 @@ PACKAGE = Path(earwitness.__file__).parent
 FLOORS = {
     "configs": 0,
     "disk": 0,
+    "fingerprints": 0,
     "forms": 0,
     "prompts": 0,
     "records": 0,

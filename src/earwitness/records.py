@@ -159,6 +159,12 @@ class Grade(Record):
     hallucinated: bool | None
 
 
+class Fingerprint(Record):
+    """What a recording is known by (`fingerprints.pack_print`)."""
+
+    words: str
+
+
 class Row(BaseModel):
     """One line of a stage's table: what was made (`out`) for the question `id`, from inputs with digest `source`.
 

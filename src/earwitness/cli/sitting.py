@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
     sub.add_argument("--temperature", type=float, default=0.7, help="of the samples (default: 0.7)")
     sub.add_argument("--shuffles", action="store_true", help="ask under every cyclic shuffle of the choices, too")
     sub.add_argument("--controls", default="", help="silence, noise, other, text: the same questions without the sound")
+    sub.add_argument("--against", metavar="RUN|SOURCE", help="say which clips were learnt from: by name, and by sound")
     sub.add_argument("--shard", metavar="I/S", help="answer only the I-th of S shares; without it all are put together")
     sub.add_argument("--redo", choices=["stale", "failed"], help="answer again what changed, or what failed")
     sub.add_argument("--root", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
@@ -58,7 +59,7 @@ def exam(arguments: argparse.Namespace) -> int:
     answer = [f"answer.max_tokens={a.max_tokens}"] if a.max_tokens else []
     config = sitting_config(_spec(a), exams, a.name, a.prompt, [*answer, *a.settings, *late])
     controls = tuple(word.strip() for word in a.controls.split(",") if word.strip())
-    beside = Beside(a.samples, a.temperature, a.shuffles, controls)
+    beside = Beside(a.samples, a.temperature, a.shuffles, controls, a.against)
     outcome = sit(config, beside, a.root, a.redo, shard_of(a.shard))
     if outcome.report is not None:
         print(clean(outcome.text), flush=True)

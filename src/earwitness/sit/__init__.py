@@ -20,6 +20,7 @@ from earwitness.preflight import read_exam, refuse, worker_count
 from earwitness.records import Question, Reply
 from earwitness.run import ARMS, Run, RunError, write_json
 from earwitness.sit.checks import check_model
+from earwitness.sit.contamination import shared_with, training_questions
 from earwitness.sit.document import report, told
 from earwitness.sit.results import Sat, result
 from earwitness.sources.clips import seconds_of
@@ -38,13 +39,14 @@ CONTROLS: tuple[Hears, ...] = ("silence", "noise", "other", "text")
 @dataclass(frozen=True)
 class Beside:
     """What is asked beside the exam itself: `samples` at a `temperature` (0: none), every cyclic shuffle of the
-    choices, and the same questions under `controls`.
+    choices, the same questions under `controls`, and whether clips were learnt from, `against` a run or a source.
     """
 
     samples: int = 0
     temperature: float = 0.7
     shuffles: bool = False
     controls: tuple[Hears, ...] = ()
+    against: str | None = None
 
     def __post_init__(self) -> None:
         if self.samples and (self.samples < 2 or not self.temperature > 0):
@@ -102,6 +104,7 @@ def sit(
     refuse(config)
     asked = {name: _by_clip(read_exam(config, name, note)) for name in config.exams.names}
     versions = {name: _version(config, name, questions) for name, questions in asked.items()}
+    learnt = training_questions(beside.against, note) if beside.against else []
     _refuse_foreign_run(config, Path(root))
     release_models()
     with Run.open(root, config.name, shard) as run:
@@ -120,11 +123,16 @@ def sit(
                 Sat(name, *versions[name], questions, _sit(bench, name, run.share(questions), questions, beside))
                 for name, questions in asked.items()
             ]
+            shared = (
+                []
+                if shard
+                else [shared_with(bench, *one, beside.against or "", learnt) for one in asked.items() if learnt]
+            )
         failures = list(bench.failures.values())
         failing = any(stage["failed"] > FAILED_SHARE * stage["in"] for stage in bench.stages.values())
         if shard is not None:
             return Outcome(None, "", failures, failing)
-        made = report(run, config, [result(one) for one in sat], sat, findings)
+        made = report(run, config, [result(one) for one in sat], sat, findings, shared)
         return Outcome(made, told(made, run.timings.get(ANSWERED), run.timings.get(SOUND)), failures, failing)
 
 

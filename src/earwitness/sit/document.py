@@ -29,13 +29,19 @@ SAID = {
 
 
 def report(
-    run: Run, config: RunConfig, scores: Sequence[Score], sat: Sequence[Sat], findings: Sequence[Mapping[str, str]]
+    run: Run,
+    config: RunConfig,
+    scores: Sequence[Score],
+    sat: Sequence[Sat],
+    findings: Sequence[Mapping[str, str]],
+    shared: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write `report.json` and `report.md` into the run's folder, and return what the first holds.
 
     `run`, `version`, `config_sha256`, `weights_sha256`, `rows` and `summary` are those of any run's report, where
     controls are variants; rows grade by the choice read. `exams` holds for each exam what `earwitness score --json`
-    prints, and what `results.result` adds. `checks` is what was looked at before. Equal sittings write equal files.
+    prints, and what `results.result` adds. `checks` is what was looked at before, `shared` what
+    the exams share with what was learnt. Equal sittings write equal files.
     """
     (arm,) = config.arms
     rows, summary = rows_and_summary([sitting for one in sat for sitting in _sittings(one, config, arm)])
@@ -49,6 +55,7 @@ def report(
             "summary": summary,
             "exams": list(scores),
             "checks": list(findings),
+            "shared": list(shared),
         }
     )
     write_bytes(run.path / "report.md", _markdown(made, arm, _mode(config)).encode())
@@ -63,6 +70,7 @@ def told(made: Mapping[str, Any], seconds: float | None, sound: float | None) ->
     for score in made["exams"]:
         lines = [table(score, exam_of(score["exam"])), *(f"  {line}" for line in _beside(score))]
         parts.append("\n".join(lines))
+    parts += [_shared(one) for one in made["shared"]]
     if seconds and sound:
         parts.append(f"answering took {seconds:.1f} s, {seconds / sound:.3f} s for each second of sound")
     return "\n\n".join(parts)
@@ -101,6 +109,8 @@ def _markdown(made: Mapping[str, Any], arm: str, mode: str) -> str:
     lines += [f"{escaped(arm)}, prompt `{mode}`, weights `{weights}`, earwitness {escaped(made['version'])}", ""]
     for score in made["exams"]:
         lines += _section(score)
+    if made["shared"]:
+        lines += ["## Shared with what was learnt", "", *(f"- {escaped_line(_shared(s))}" for s in made["shared"]), ""]
     if made["checks"]:
         lines += ["## Looked at before", ""]
         lines += [f"- {escaped_line(check['check'])}: {escaped_line(check['said'])}" for check in made["checks"]]
@@ -128,6 +138,14 @@ def _section(score: Score) -> list[str]:
     rules = ", ".join(f"{escaped(rule)} {count}" for rule, count in score["rules"].items())
     measures = [f"- {name.replace('_', ' ')}: {percent(value, 2)}" for name, value in score.get("measures", {}).items()]
     return [*lines, f"- read by: {rules}", *measures, *(f"- {escaped_line(line)}" for line in _beside(score)), ""]
+
+
+def _shared(one: Mapping[str, Any]) -> str:
+    unread = f"; {one['unread']} clips could not be read" if one["unread"] else ""
+    return (
+        f"of {one['clips']} clips of {one['exam']} {one['same_name']} have the name and {one['same_sound']} the sound "
+        f"of one of the {one['learnt']} clips of {one['against']}; {one['questions']} questions ask about them{unread}"
+    )
 
 
 def escaped_line(text: str) -> str:
