@@ -111,7 +111,7 @@ def test_mmau_pro_keeps_several_clips_apart_and_answers_withheld():
     assert pro["p2"].tags["clips"] == "2" and "clips" not in pro["p1"].tags
     assert pro["p3"].choices is None and pro["p4"].answer is None
     found, missing = find_clips([pro["p2"]], ["."])
-    assert not found and missing == ["data/p2a.wav and others, for one question"]
+    assert not found and missing == ["data/p2a.wav and 1 more for one question"]
 
 
 def test_emotions_are_named_alike_in_all_files():

@@ -353,3 +353,20 @@ def test_scoring_needs_no_torch_and_no_media():
 def test_items_are_what_official_scorers_expect():
     item = Item("1", ("dog", "bell"), "dog")
     assert token_match([item], ["dog"]).accuracy == 1
+
+
+VALUES = st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.sampled_from(["m-1", "A", "Man", "", "[1]"])
+KEYED = ["id", "output", "prediction", "question", "choices", "answer", "audio_id", "finish", "type", "question_id"]
+ROWS = st.lists(st.dictionaries(st.sampled_from(KEYED), VALUES | st.lists(VALUES, max_size=3)), min_size=1, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ROWS, st.sampled_from(["mmau-mini", "music-avqa", "mmsu", "mmau-pro", "meld", "transcript"]), st.booleans())
+def test_any_rows_are_scored_or_refused_in_words(tmp_path_factory, rows, exam, partial):
+    path = write(tmp_path_factory.getbasetemp() / "any.json", rows)
+    for data in (None, OWN / FILES[exam]):
+        try:
+            score = score_file(exam, path, data, partial=partial)
+            assert 0 <= score["strict"] <= 1
+        except (SourceError, ConfigError) as error:
+            assert str(error)

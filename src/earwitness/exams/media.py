@@ -30,7 +30,8 @@ def find_clips(questions: Sequence[Question], places: Sequence[str]) -> tuple[li
         name = question.clip.media
         path = None if SEVERAL in question.tags else next(filter(None, (shelf.find(name) for shelf in shelves)), None)
         if path is None:
-            missing[f"{name} and others, for one question" if SEVERAL in question.tags else name] = None
+            several = f"{name} and {int(question.tags.get(SEVERAL, 1)) - 1} more for one question"
+            missing[several if SEVERAL in question.tags else name] = None
         else:
             clip = question.clip.model_copy(update={"media": str(path.absolute())})
             found.append(question.model_copy(update={"clip": clip}))
