@@ -41,7 +41,9 @@ def shelf():
 def encoded(path, wave, ending, rate_of_wave=16000):
     codec, sample_format, rate = CODECS[ending]
     at = np.arange(round(len(wave) * rate / rate_of_wave)) * rate_of_wave / rate
-    resampled = np.interp(at, np.arange(len(wave)), wave).astype(np.float32)
+    spectrum = np.fft.rfft(wave)
+    spectrum[int(len(spectrum) * min(1, rate / rate_of_wave)) :] = 0  # nothing above what the new rate can hold
+    resampled = np.interp(at, np.arange(len(wave)), np.fft.irfft(spectrum, len(wave))).astype(np.float32)
     samples = resampled if sample_format != "s16" else (resampled * 32767).astype(np.int16)
     path = path.with_suffix(f".{ending}")
     return write_sound_file(path, samples[None], rate, codec=codec, sample_format=sample_format, layout="mono")

@@ -245,3 +245,55 @@ def test_noise_is_a_function_of_its_key_and_begins_alike_at_any_length():
         0.5493072143806977,
         0.1122381971517844,
     ]  # or old runs cannot go on
+
+
+def test_questions_about_one_clip_share_it_and_are_answered_as_alone(monkeypatch):
+    from earwitness.config import Model
+    from earwitness.learn import sampling
+    from earwitness.models import open_local
+    from earwitness.models.exchange import Drawing, Prompt
+    from earwitness.prompts import question_prompt
+    from earwitness.records import Clip
+
+    model = open_local(Model(kind="world", name="student"), "student")
+    asked = ["what is heard ?", "what is heard first ?", "what is heard last ?", "how many sounds are heard ?"]
+    clips = [Clip(id=str(n), media=f"world:default:{n + 1}") for n in range(12)]
+    prompts = [
+        Prompt(question_prompt("world", mode, text, ("dog", "bell", "horn")), clip)
+        for clip in clips
+        for text in asked[: 4 if clip.id != "3" else 2]
+        for mode in ("direct", "think")
+    ]
+    prompts = prompts[::2] + prompts[1::2]  # not side by side
+    keys = [(1, number) for number in range(len(prompts))]
+    rows = []
+    prefill = sampling._prefill
+    monkeypatch.setattr(
+        sampling, "_prefill", lambda m, trees, *rest: rows.append(len(trees)) or prefill(m, trees, *rest)
+    )
+    for how in (Drawing(max_tokens=48), Drawing(3, 0.8, 24)):
+        together = model.draw(prompts, how, keys)
+        assert rows[-1] == len(clips)
+        alone = [model.draw([prompt], how, [key])[0] for prompt, key in zip(prompts, keys, strict=True)]
+        assert [[c.ids for c in group] for group in together] == [[c.ids for c in group] for group in alone]
+
+
+def test_clips_with_one_question_each_do_not_wait_for_one_with_many(monkeypatch):
+    from earwitness.config import Model
+    from earwitness.learn import sampling
+    from earwitness.models import open_local
+    from earwitness.models.exchange import Drawing, Prompt
+    from earwitness.records import Clip
+
+    model = open_local(Model(kind="world", name="student"), "student")
+    many, *others = [Clip(id=str(n), media=f"world:default:{n + 1}") for n in range(9)]
+    prompts = [Prompt(f"what is heard ? {'. ' * n}", many) for n in range(8)] + [
+        Prompt("what is heard ?", c) for c in others
+    ]
+    rows = []
+    prefill = sampling._prefill
+    monkeypatch.setattr(
+        sampling, "_prefill", lambda m, trees, *rest: rows.append(len(trees)) or prefill(m, trees, *rest)
+    )
+    model.draw(prompts, Drawing(max_tokens=2), [(n,) for n in range(16)])
+    assert rows == [16]

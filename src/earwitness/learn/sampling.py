@@ -18,7 +18,10 @@ from earwitness.learn.attention import dense, unwrapped
 from earwitness.learn.inputs import inputs
 from earwitness.learn.losses import headless, window
 from earwitness.learn.noise import uniforms
-from earwitness.learn.tree import Packed, Root, Tree, pack
+from earwitness.learn.tree import Branch, Packed, Root, Tree, ends, pack
+
+LEAF = Branch((), ())  # where a sample begins
+NOBODY = -1
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,26 @@ def sample(
     A sample ends with a stop token, after `decoding.max_tokens`, or where the model's window is full, whatever else is
     in the batch. Raises ValueError for a root that leaves no room for an answer.
     """
-    if not roots:
+    return sample_trees(model, [Tree(root, (LEAF,)) for root in roots], samples, decoding, keys)
+
+
+@torch.no_grad()
+def sample_trees(
+    model: Any, trees: Sequence[Tree], samples: int, decoding: Decoding, keys: Sequence[tuple[object, ...]]
+) -> list[list[Sampled]]:
+    """Like `sample`, going on from every branch of each tree: what branches share is computed once.
+
+    Branches, and keys, are counted over all trees.
+    """
+    if not trees:
         return []
-    limits = [room(model, root, decoding.max_tokens) for root in roots for _ in range(samples)]
+    limits = [_room(model, n, decoding.max_tokens) for tree in trees for _, n in ends(tree) for _ in range(samples)]
     was_training = model.training
     model.eval()
     try:
         with dense(model):
             noise = _noise(keys, samples, max(limits), decoding.temperature)
-            flat = _decode(model, _prefill(model, roots, noise, decoding), limits, decoding)
+            flat = _decode(model, _prefill(model, trees, noise, decoding), limits, decoding)
     finally:
         model.train(was_training)
     return [flat[i : i + samples] for i in range(0, len(flat), samples)]
@@ -75,18 +89,22 @@ def sample(
 
 def room(model: Any, root: Root, max_tokens: int) -> int:
     """Return how many tokens may follow a root: `max_tokens`, or what is left of the model's window."""
-    left = window(model) - len(root.ids)
+    return _room(model, len(root.ids), max_tokens)
+
+
+def _room(model: Any, length: int, max_tokens: int) -> int:
+    left = window(model) - length
     if left < 1:
-        raise ValueError(f"a prompt of {len(root.ids)} tokens does not fit the model's window of {window(model)}")
+        raise ValueError(f"a prompt of {length} tokens does not fit the model's window of {window(model)}")
     return min(max_tokens, left)
 
 
 @dataclass
 class _State:
-    """What is being decoded: R rows, one a root, of G slots, one a sample, that see their root and themselves.
+    """What is being decoded: R rows, one a tree, of G slots, one a sample, that see their branch and themselves.
 
     A row goes on as the prefix tree that it will be when it is trained on: the root is remembered once, and each step
-    adds one token per slot.
+    adds one token per slot. Rows of fewer samples are filled up with slots that are nobody's.
     """
 
     cache: Any
@@ -94,31 +112,39 @@ class _State:
     position: Tensor  # (R, G) or (3, R, G): where the next token stands
     last: Tensor  # (R, G, D) hidden state that predicts the next token
     noise: Tensor  # (R, G, steps)
-    sample: list[list[int]]  # (R, G) whose slot it is, counted over all roots
+    sample: list[list[int]]  # (R, G) whose slot it is, counted over all branches; NOBODY where it is none's
 
 
-def _prefill(model: Any, roots: Sequence[Root], noise: Tensor, decoding: Decoding) -> _State:
+def _prefill(model: Any, trees: Sequence[Tree], noise: Tensor, decoding: Decoding) -> _State:
     from earwitness.learn.cache import growing_cache
 
     inner = unwrapped(model)
-    samples = noise.shape[1]
-    batch: Packed = pack([Tree(root, ()) for root in roots], decoding.pad_id).to(inner.device)
+    batch: Packed = pack(trees, decoding.pad_id).to(inner.device)
     cache = growing_cache()
-    hidden = _run(inner, batch.input_ids, batch.mask, batch.position_ids, cache, batch.media)
-    lengths = torch.tensor([len(root.ids) for root in roots], device=hidden.device)
-    visible = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    last = hidden[torch.arange(len(roots), device=hidden.device), lengths - 1]
-    following = batch.position_ids.masked_fill(~visible, -1).amax(-1) + 1
-    if following.dim() == 2:  # M-RoPE: text goes on after the furthest of the three axes
-        following = following.amax(0).expand(3, -1)
+    mask = batch.mask
+    hidden = _run(inner, batch.input_ids, mask, batch.position_ids, cache, batch.media)
+    whose, after = _slots(trees, noise.shape[1])
+    row, end = torch.arange(len(trees), device=hidden.device)[:, None], torch.tensor(after, device=hidden.device)
+    visible = mask[row, 0, end]  # (R, G, L)
+    following = batch.position_ids[..., None, :].masked_fill(~visible, -1).amax(-1) + 1
+    if following.dim() == 3:  # M-RoPE: text goes on after the furthest of the three axes
+        following = following.amax(0).expand(3, -1, -1)
+    drawn = torch.tensor(whose).clamp_min(0)  # what nobody's slots draw is not looked at
     return _State(
-        cache,
-        visible[:, None, None].expand(-1, -1, samples, -1),
-        following[..., None].expand(*following.shape, samples),
-        last[:, None].expand(-1, samples, -1),
-        noise.to(hidden.device),
-        [[row * samples + s for s in range(samples)] for row in range(len(roots))],
+        cache, visible[:, None], following, hidden[row, end], noise.flatten(0, 1)[drawn].to(end.device), whose
     )
+
+
+def _slots(trees: Sequence[Tree], samples: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return (R, G) whose slot each is, and after which token of its row it begins."""
+    rows = [[end for end, _ in ends(tree) for _ in range(samples)] for tree in trees]
+    width, first = max(map(len, rows)), 0
+    whose: list[list[int]] = []
+    for row in rows:
+        empty = width - len(row)
+        whose.append([*range(first, first + len(row)), *[NOBODY] * empty])
+        first += len(row)
+    return whose, [[*row, *row[:1] * (width - len(row))] for row in rows]
 
 
 def _run(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, media: Mapping[str, Tensor]) -> Tensor:

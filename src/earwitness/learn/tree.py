@@ -187,6 +187,26 @@ def share(trees: Sequence[Tree], placeholder: int | None) -> Tree:
     return Tree(Root(first.ids[:common], positions, first.media), tuple(below))
 
 
+def ends(tree: Tree) -> list[tuple[int, int]]:
+    """Return for each branch (index in the row, tokens on its path) of its last token; that above where it has none."""
+    found: list[tuple[int, int]] = []
+
+    def walk(node: Branch | Fork, at: int, last: int, depth: int) -> int:
+        size = len(node.ids)
+        last, at, depth = (at + size - 1 if size else last), at + size, depth + size
+        if not isinstance(node, Fork):
+            found.append((last, depth))
+            return at
+        for child in node.branches:
+            at = walk(child, at, last, depth)
+        return at
+
+    at = len(tree.root.ids)
+    for node in tree.branches:
+        at = walk(node, at, len(tree.root.ids) - 1, len(tree.root.ids))
+    return found
+
+
 def branches_below(batch: Packed) -> Tensor:
     """Return (R, L): how many branches a position belongs to; 0 for padding, and where nothing is predicted in a row.
 

@@ -13,8 +13,8 @@ from earwitness.learn.attention import unwrapped
 from earwitness.learn.hearing import frozen_ears, hear
 from earwitness.learn.inputs import EMBEDDINGS, EMBEDDINGS_MASK
 from earwitness.learn.losses import token_logprobs, window
-from earwitness.learn.sampling import Decoding, sample
-from earwitness.learn.tree import Branch, Root, Tree, join, pack, share
+from earwitness.learn.sampling import LEAF, Decoding, sample_trees
+from earwitness.learn.tree import Branch, Root, Tree, ends, join, pack, share
 from earwitness.media import RATE, Frames
 from earwitness.models.exchange import (
     OF_THE_QUESTION,
@@ -47,6 +47,7 @@ PART: dict[Sense, dict[str, str]] = {
     "sight": {"type": "video", "video": ""},
     "hearing": {"type": "audio", "audio": ""},
 }
+MOST_EMPTY = 2  # slots for each sample that is drawn: rows of few prompts wait for those of many
 POSITION_ONLY = ("second_per_grid_ts",)  # needed to place tokens, not by the forward pass
 
 
@@ -123,18 +124,29 @@ class LocalModel:
     def draw(
         self, prompts: Sequence[Prompt], how: Drawing, keys: Sequence[tuple[object, ...]]
     ) -> list[list[Completion] | Exception]:
-        """Draw completions of each prompt, or say why one cannot be encoded. The noise is a function of the keys."""
+        """Draw completions of each prompt, or say why one cannot be encoded. The noise is a function of the keys.
+
+        Prompts about one clip share it, wherever it comes before their words, unless most clips have fewer prompts.
+        """
         encoded = self.encode_each(prompts)
-        good = [(root, key) for root, key in zip(encoded, keys, strict=True) if not isinstance(root, Exception)]
-        drawn = iter(self.draw_roots([root for root, _ in good], how, [key for _, key in good]))
-        return [root if isinstance(root, Exception) else next(drawn) for root in encoded]
+        good = {number: root for number, root in enumerate(encoded) if not isinstance(root, Exception)}
+        trees, order = self._by_clip([prompts[n] for n in good], [Tree(root, (LEAF,)) for root in good.values()])
+        numbers = list(good)
+        if len(trees) * max((len(ends(tree)) for tree in trees), default=0) > MOST_EMPTY * len(good):
+            trees, order = [Tree(root, (LEAF,)) for root in good.values()], list(range(len(good)))
+        placed = [numbers[place] for place in order]
+        drawn = dict(zip(placed, self._drawn(trees, how, [keys[number] for number in placed]), strict=True))
+        return [root if isinstance(root, Exception) else drawn[number] for number, root in enumerate(encoded)]
 
     def draw_roots(
         self, roots: Sequence[Root], how: Drawing, keys: Sequence[tuple[object, ...]]
     ) -> list[list[Completion]]:
         """Like `draw`, for prompts that are encoded already."""
+        return self._drawn([Tree(root, (LEAF,)) for root in roots], how, keys)
+
+    def _drawn(self, trees: Sequence[Tree], how: Drawing, keys: Sequence[tuple[object, ...]]) -> list[list[Completion]]:
         decoding = Decoding(how.temperature, how.max_tokens, self.pad, self.stop, self.forbidden, how.top_k, how.top_p)
-        drawn = sample(self.model, roots, how.samples, decoding, keys)
+        drawn = sample_trees(self.model, trees, how.samples, decoding, keys)
         return [[self._complete(s.ids, s.stopped) for s in group] for group in drawn]
 
     @torch.no_grad()
