@@ -138,3 +138,8 @@ def test_a_clip_read_through_the_child_is_the_one_that_is_read_without(said):
     made = said("media")
     assert positive(made["share_of_bare_decode"], made["ours_seconds"], made["bare_seconds"])
     assert made["largest_gap"] < 0.05
+
+
+def test_questions_below_one_clip_are_answered_as_one_by_one(said):
+    made = said("exam", "--runs", "1")
+    assert positive(made["time_ratio"], made["batch_time_ratio"]) and made["same_answers"]
