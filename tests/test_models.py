@@ -307,11 +307,6 @@ def test_a_name_that_is_nowhere_is_an_error_that_says_so():
             load(local_spec(name))
 
 
-def test_served_models_are_refused_by_name():
-    with pytest.raises(ModelError, match="not built yet"):
-        connect(Model(kind="served", name="x", base_url="http://localhost:1"), "teacher")
-
-
 # Adapters
 
 
