@@ -13,7 +13,9 @@ from earwitness.compare import compare
 from earwitness.compare.table import table
 from earwitness.config import ConfigError
 from earwitness.driver import drive
+from earwitness.listen import model_spec
 from earwitness.run import RunError
+from earwitness.sit import sit, sitting_config
 from earwitness.statistics.differences import detectable_difference, mcnemar
 from exam_files import write
 
@@ -152,3 +154,23 @@ def test_the_detectable_difference_is_printed(capsys):
     assert main(["detectable", "1000"]) == 0
     assert f"{100 * detectable_difference(1000, 0.2):.1f} points" in capsys.readouterr().out
     assert main(["detectable", "0"]) == 2
+
+
+def test_an_arm_that_sits_again_outside_its_run_answers_as_in_it(runs):
+    report = json.loads((runs / "report.json").read_text())
+    exams = {"names": ["world"], "limit": 8}
+    config = sitting_config(
+        model_spec(f"{runs}/label"), exams, "again", None, ["answer.max_tokens=24", "train.parallel=1"]
+    )
+    (score,) = sit(config, root=runs.parent, quiet=True).report["exams"]
+    (row,) = [r for r in report["rows"] if (r["arm"], r["seed"], r["category"]) == ("label", 1, "all")]
+    assert score["strict"] == row["accuracy"]
+    (entry,) = compare([f"{runs}/base", str(runs.parent / "again")])["exams"]
+    assert entry["accuracy_b"] == score["strict"]
+
+
+def test_an_adapter_sits(tiny_adapter, tmp_path):
+    spec = model_spec(str(tiny_adapter))
+    config = sitting_config(spec, {"names": ["world"], "limit": 3}, None, "direct", ["answer.max_tokens=4"])
+    assert config.name == "exam-adapter-direct" and config.model("student").adapter == str(tiny_adapter)
+    assert sit(config, root=tmp_path, quiet=True).report["exams"][0]["n"] == 3
