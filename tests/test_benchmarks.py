@@ -113,6 +113,14 @@ def test_the_peak_is_what_the_work_needed_at_once(monkeypatch):
     assert 60 < costs["mebibytes"] < 80
 
 
+def test_a_served_teacher_teaches_what_it_would_here(said):
+    made = said("served_teacher")
+    for top_k in (20, 64):
+        assert made[f"served_error_{top_k}"] < 1e-5 and made[f"served_gradient_error_{top_k}"] < 1e-4
+        assert made[f"top_k_error_{top_k}"] < 0.1
+    assert made["top_k_gradient_error_20"] > made["top_k_gradient_error_64"] > made["served_gradient_error_64"]
+
+
 def test_ways_of_teaching_are_compared_at_equal_seconds(tmp_path, monkeypatch, capsys):
     """A run's files, written by hand: two methods, one of them twice as slow."""
     monkeypatch.syspath_prepend(FOLDER)
