@@ -7,7 +7,7 @@ import torch
 
 from earwitness.learn import losses
 from earwitness.models import scoring
-from earwitness.models.scoring import score
+from earwitness.models.scoring import score, score_each
 from tensors import random_ids, root
 
 SAID = [random_ids(5, 1), random_ids(1, 2), random_ids(9, 3)]
@@ -21,14 +21,20 @@ def plain(local, here, said):
     return logits[0, len(here.ids) - 1 : -1].log_softmax(-1)
 
 
-@pytest.mark.parametrize("chunk, together", [(2048, 4096), (4, 6)])
-def test_scores_equal_a_plain_forward(listener, monkeypatch, chunk, together):
+@pytest.mark.parametrize("chunk, branches, tokens", [(2048, 4096, 16384), (4, 6, 40)])
+def test_scores_equal_a_plain_forward(listener, monkeypatch, chunk, branches, tokens):
     monkeypatch.setattr(losses, "CHUNK", chunk)
-    monkeypatch.setattr(scoring, "TOGETHER", together)
-    here = root(listener, 1)
-    made = score(listener, here, SAID, likeliest=4)
-    assert [[token.id for token in tokens] for tokens in made] == [list(said) for said in SAID]
-    for said, tokens in zip(SAID, made, strict=True):
+    monkeypatch.setattr(scoring, "BRANCHES", branches)
+    monkeypatch.setattr(scoring, "TOKENS", tokens)
+    roots = [root(listener, n, "so " * n) for n in range(3)]
+    texts = [(roots[0], SAID), (roots[1], SAID[:1]), (roots[2], SAID[1:])]
+    made = score_each(listener, texts, likeliest=4)
+    assert [[[token.id for token in tokens] for tokens in each] for each in made] == [
+        [list(said) for said in following] for _, following in texts
+    ]
+    pairs = [(here, said, tokens) for (here, following), each in zip(texts, made, strict=True)
+             for said, tokens in zip(following, each, strict=True)]  # fmt: skip
+    for here, said, tokens in pairs:
         for token, logprobs in zip(tokens, plain(listener, here, said), strict=True):
             assert token.logprob == pytest.approx(logprobs[token.id].item(), abs=2e-5)
             assert token.rank == 1 + int((logprobs > logprobs[token.id]).sum())

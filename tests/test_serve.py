@@ -237,6 +237,23 @@ def test_the_log_probabilities_of_a_prompt(url):
     status, again = post(f"{url}/v1/completions", body | {"max_tokens": 1, "temperature": 0})
     assert again["choices"][0]["prompt_logprobs"] == choice["prompt_logprobs"]
     assert len(again["choices"][0]["token_ids"]) == 1
+    status, one = post(f"{url}/v1/completions", body | {"prompt": list(ids[:1])})
+    assert one["choices"][0]["prompt_logprobs"] == [None]
+
+
+def test_prompts_that_wait_together_are_scored_as_alone(url):
+    def told(ids):
+        body = {"model": "textual-teacher", "prompt": ids, "max_tokens": 0, "prompt_logprobs": 1}
+        return post(f"{url}/v1/completions", body)[1]["choices"][0]["prompt_logprobs"]
+
+    prompts = [[20 + (n * k) % 40 for k in range(1, 2 + n)] for n in range(12)]
+    alone = [told(ids) for ids in prompts]
+    with ThreadPoolExecutor(12) as pool:
+        for before, after in zip(alone, pool.map(told, prompts), strict=True):
+            for a, b in zip(before[1:], after[1:], strict=True):
+                assert {i: e["logprob"] for i, e in b.items()} == pytest.approx(
+                    {i: e["logprob"] for i, e in a.items()}, abs=1e-4
+                )
 
 
 # The server itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import open_model
 from earwitness.config import Model
 from earwitness.models.exchange import Drawing, Prompt
 from earwitness.models.loading import attach_adapter
+from earwitness.models.places import ModelError
 from earwitness.serve.asks import Ask
 from earwitness.serve.host import Host
 from earwitness.serve.refusals import Refused
@@ -37,6 +39,11 @@ def places(tiny_student, tiny_adapter, tmp_path_factory):
     pickled = shutil.copytree(tiny_adapter, place / "allowed" / "pickled")
     (pickled / "adapter_model.safetensors").unlink()
     torch.save(changed, pickled / "adapter_model.bin")
+    narrow = shutil.copytree(tiny_adapter, place / "allowed" / "narrow")
+    settings = json.loads((narrow / "adapter_config.json").read_text())
+    (narrow / "adapter_config.json").write_text(json.dumps(settings | {"r": 2}))
+    half = shutil.copytree(tiny_adapter, place / "allowed" / "half")
+    save_file(dict(list(changed.items())[::2]), half / "adapter_model.safetensors")
     full = shutil.copytree(tiny_student, place / "allowed" / "full")
     weights = load_file(full / "model.safetensors")
     save_file({name: tensor * 1.3 for name, tensor in weights.items()}, full / "model.safetensors", {"format": "pt"})
@@ -70,6 +77,11 @@ def unload(url, name):
 
 def names(url):
     return {model["id"]: model["parent"] for model in servers.get(f"{url}/v1/models")[1]["data"]}
+
+
+def answered(host, name):
+    ask = Ask(name, Prompt(LIST, wave=load_sound(clip(1))), Drawing(max_tokens=12), 0)
+    return host.answer([ask])[0].completions[0].text
 
 
 def worn(folder, adapter):
@@ -109,7 +121,9 @@ def test_an_adapter_is_spoken_to_by_its_name_and_leaves_nothing_behind(url, tiny
     assert unload(url, "now.1")[0] == 200
 
 
-@pytest.mark.parametrize("inside", ["../elsewhere/step-1", "link", "nothing", "pickled", "full", "\0"])
+@pytest.mark.parametrize(
+    "inside", ["../elsewhere/step-1", "link", "nothing", "pickled", "full", "narrow", "half", "\0"]
+)
 def test_nothing_is_loaded_that_may_not_be(url, places, inside):
     before = said(url, "student")
     status, answer = load(url, "foreign", f"{places}/allowed/{inside}", base_model_name="student")
@@ -119,6 +133,26 @@ def test_nothing_is_loaded_that_may_not_be(url, places, inside):
     assert load(url, "foreign", places / "allowed" / "step-1", base_model_name="nobody")[0] == 404
     assert load(url, "foreign", places / "allowed" / "step-1", base_model_name="textual-teacher")[0] == 400
     assert "foreign" not in names(url), "and what does not fit is gone"
+
+
+def test_an_adapter_that_breaks_while_it_is_put_on_leaves_the_model_as_it_was(tiny_student, places):
+    """A first one, a second one, and before weights are replaced."""
+    host = Host("student", Model(kind="local", name=str(tiny_student)))
+    modules = [name for name, _ in host.local.model.named_modules()]
+    for broken in ("narrow", "half"):
+        with pytest.raises(ModelError, match=r"does not fit student|was made for another model"):
+            host.load_adapter("broken", places / "allowed" / broken)
+        assert [name for name, _ in host.local.model.named_modules()] == modules
+    host.load_adapter("fine", places / "allowed" / "step-1")
+    for broken in ("narrow", "half"):
+        with pytest.raises(ModelError):
+            host.load_adapter("broken", places / "allowed" / broken)
+    assert list(host.local.model.peft_config) == [host.worn["fine"]]
+    assert answered(host, "fine") == worn(tiny_student, places / "allowed" / "step-1")
+    host.unload_adapter("fine")
+    assert [name for name, _ in host.local.model.named_modules()] == modules
+    host.reload(places / "allowed" / "full")
+    assert answered(host, "student") == in_process(open_model(places / "allowed" / "full", "student"))
 
 
 def test_a_server_that_was_given_no_folders_loads_nothing(world_server, places):
@@ -132,20 +166,15 @@ def test_a_server_that_was_given_no_folders_loads_nothing(world_server, places):
 def test_a_model_that_has_an_adapter_of_its_own_keeps_it(tiny_student, places):
     one, two = (places / "allowed" / f"step-{n}" for n in (1, 2))
     host = Host("own", Model(kind="local", name=str(tiny_student), adapter=str(one)))
-
-    def answered(name):
-        ask = Ask(name, Prompt(LIST, wave=load_sound(clip(1))), Drawing(max_tokens=12), 0)
-        return host.answer([ask])[0].completions[0].text
-
     assert host.base == str(tiny_student)
     first, second = worn(tiny_student, one), worn(tiny_student, two)
-    assert answered("own") == first
+    assert answered(host, "own") == first
     host.load_adapter("other", two)
-    assert [answered(name) for name in ("other", "own")] == [second, first]
+    assert [answered(host, name) for name in ("other", "own")] == [second, first]
     host.unload_adapter("other")
-    assert answered("own") == first
+    assert answered(host, "own") == first
     with pytest.raises(Refused, match="no model 'other' any more"):
-        answered("other")
+        answered(host, "other")
     assert not any(parameter.requires_grad for parameter in host.local.model.parameters())
 
 

@@ -1,11 +1,13 @@
-"""Where adapters and weights may be read from, and which model an adapter is for."""
+"""Where adapters and weights may be read from, which model an adapter is for, and whether it fits."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from earwitness.models.places import ModelError
 from earwitness.serve.refusals import Refused
 
 
@@ -47,3 +49,24 @@ def base_named(folder: Path, named: str | None, bases: Mapping[str, str]) -> str
     if len(found) != 1:
         raise Refused(f"the adapter does not say for which of {', '.join(bases)} it is: name it as base_model_name")
     return found[0]
+
+
+def refuse_partial(model: Any, adapter: str, folder: Path) -> None:
+    """Raise ModelError unless a folder holds every tensor of an adapter and no other: PEFT only warns of either."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        astray = set(file.keys()) ^ set(get_peft_model_state_dict(model, adapter_name=adapter))
+    if astray:
+        raise ModelError(f"the adapter was made for another model: {len(astray)} tensors are missing or astray")
+
+
+def undress(model: Any) -> None:
+    """Take away what PEFT put into a model of transformers before it failed."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(name, module.get_base_layer())
+    vars(model).pop("peft_config", None)

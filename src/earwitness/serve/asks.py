@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from earwitness.models.exchange import Completion, Drawing, Prompt, Sense, shows_media
-from earwitness.models.scoring import Scored
+from earwitness.models.scoring import Scores
 from earwitness.serve import media
 from earwitness.serve.refusals import Refused
 from earwitness.serve.requests import ChatRequest, CompletionRequest, Image, Message, Sampling, Sound, Text, Video
@@ -33,7 +33,7 @@ class Ask:
     def alike(self) -> tuple[object, ...]:
         """What requests must have in common to be answered in one batch."""
         shown = isinstance(self.prompt, Prompt) and shows_media(self.prompt)
-        return (self.name, self.how, self.choices, shown)
+        return (self.name, self.how, self.choices, self.likeliest, self.prompt_likeliest, shown)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Reply:
 
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
-    scores: tuple[tuple[Scored, ...], ...]
-    prompt_scores: tuple[Scored, ...]
+    scores: tuple[Scores, ...]
+    prompt_scores: Scores
     words: dict[int, str]
 
 

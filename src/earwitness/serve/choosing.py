@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from earwitness.learn.noise import uniforms
 from earwitness.models.exchange import Completion, Prompt
 from earwitness.models.local import LocalModel
-from earwitness.models.scoring import Scored
+from earwitness.models.scoring import Scored, Scores
 from earwitness.serve.asks import Ask
 from earwitness.serve.refusals import Refused
 
-Said = tuple[tuple[Completion, ...], tuple[tuple[Scored, ...], ...]]
+Said = tuple[tuple[Completion, ...], tuple[Scores, ...]]
 """A request's completions, and the scores of each one's tokens."""
 Path = tuple[int, ...]
 
@@ -52,7 +52,7 @@ def drawn(scores: NDArray[np.float64], temperature: float, noise: float) -> int:
     return int(np.searchsorted(shares, min(noise, 1 - 1e-12) * shares[-1], side="right"))
 
 
-def along(paths: Sequence[Path], scores: NDArray[np.float64], path: Path, likeliest: int) -> tuple[Scored, ...]:
+def along(paths: Sequence[Path], scores: NDArray[np.float64], path: Path, likeliest: int) -> Scores:
     """Return the scores of a path's tokens among all paths: each given what was said before it.
 
     The log-probabilities of a whole path's tokens add up to its choice's own among the choices.

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
+
 from earwitness.config import Model
 from earwitness.learn.checkpoints import restore
 from earwitness.learn.losses import window
 from earwitness.learn.tree import Root
-from earwitness.models.exchange import OF_THE_QUESTION, Completion, Prompt, PromptError, Sense, TooLong
+from earwitness.models.exchange import OF_THE_QUESTION, Prompt, PromptError, Sense, TooLong
 from earwitness.models.loading import attach_adapter, load, refuse_unsafe
 from earwitness.models.local import LocalModel
 from earwitness.models.places import ModelError
-from earwitness.models.scoring import Scored, score
+from earwitness.models.scoring import Scores, score_each
+from earwitness.serve.adapters import refuse_partial, undress
 from earwitness.serve.asks import Ask, Reply
 from earwitness.serve.choosing import Said, choose
 from earwitness.serve.refusals import Refused
@@ -41,11 +44,8 @@ class Host:
         with self._wearing(first.name):
             roots = [self._root(ask) for ask in asks]
             good = [(ask, root) for ask, root in zip(asks, roots, strict=True) if not isinstance(root, Exception)]
-            said = iter(self._said([a for a, _ in good], [r for _, r in good])) if good else iter(())
-            return [
-                root if isinstance(root, Exception) else self._reply(ask, root, next(said))
-                for ask, root in zip(asks, roots, strict=True)
-            ]
+            replies = iter(self._replies([ask for ask, _ in good], [root for _, root in good]) if good else ())
+            return [root if isinstance(root, Exception) else next(replies) for root in roots]
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Put a frozen adapter on the model under a name. Raises ModelError for what must not be loaded."""
@@ -55,7 +55,11 @@ class Host:
         self._loads += 1
         try:
             self.local.model = attach_adapter(self.local.model, str(folder), inside).eval()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            refuse_partial(self.local.model, inside, folder)
+        except ModelError:
+            self._drop(inside)
+            raise
+        except Exception as error:  # whatever PEFT makes of files that nobody vouches for
             self._drop(inside)
             raise ModelError(f"the adapter {name!r} does not fit {self.name} ({type(error).__name__})") from error
         self.worn[name] = inside
@@ -78,12 +82,14 @@ class Host:
             raise ModelError(f"the weights do not fit {self.name} ({type(error).__name__})") from error
 
     def _drop(self, inside: str) -> None:
+        """Take an adapter off, however far its loading came."""
         model = self.local.model
-        if inside in getattr(model, "peft_config", {}):
-            if len(model.peft_config) > 1:
-                model.delete_adapter(inside)
-            else:
-                self.local.model = model.unload()
+        if not hasattr(model, "disable_adapter"):  # a first adapter that broke while it was put on
+            undress(model)
+        elif len(model.peft_config) == 1:
+            self.local.model = model.unload()
+        elif inside in model.peft_config:
+            model.delete_adapter(inside)
 
     @contextmanager
     def _wearing(self, name: str) -> Iterator[None]:
@@ -107,8 +113,6 @@ class Host:
 
     def _bare_root(self, prompt: str | tuple[int, ...], max_tokens: int) -> Root:
         """Return a prompt as it is, without a template. It may hold any token but the one that stands for media."""
-        import torch
-
         local = self.local
         ids = tuple(local.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
         config = local.model.config.get_text_config()
@@ -129,28 +133,28 @@ class Host:
         if not how.max_tokens:
             return [((), ()) for _ in asks]
         drawn = self.local.draw_roots(roots, how, [(ask.seed,) for ask in asks])
+        scores: Sequence[Sequence[Scores]] = [()] * len(asks)
+        if (likeliest := asks[0].likeliest) is not None:
+            texts = [(root, [made.ids for made in group]) for root, group in zip(roots, drawn, strict=True)]
+            scores = score_each(self.local, texts, likeliest)
+        return [(tuple(group), tuple(of_group)) for group, of_group in zip(drawn, scores, strict=True)]
+
+    def _replies(self, asks: Sequence[Ask], roots: Sequence[Root]) -> list[Reply]:
+        together = zip(roots, self._said(asks, roots), self._of_prompts(asks, roots), strict=True)
         return [
-            (tuple(made), self._scores(ask, root, made)) for ask, root, made in zip(asks, roots, drawn, strict=True)
+            Reply(root.ids, made, scores, of_prompt, self._words([*scores, of_prompt]))
+            for root, (made, scores), of_prompt in together
         ]
 
-    def _scores(self, ask: Ask, root: Root, made: Sequence[Completion]) -> tuple[tuple[Scored, ...], ...]:
-        if ask.likeliest is None:
-            return ()
-        return tuple(score(self.local, root, [completion.ids for completion in made], ask.likeliest))
+    def _of_prompts(self, asks: Sequence[Ask], roots: Sequence[Root]) -> list[Scores]:
+        """Score plain prompts, each from its second token on, where that is wanted."""
+        if (likeliest := asks[0].prompt_likeliest) is None:
+            return [()] * len(asks)
+        firsts = [Root(root.ids[:1], None if root.positions is None else root.positions[..., :1]) for root in roots]
+        texts = [(first, [root.ids[1:]]) for first, root in zip(firsts, roots, strict=True)]
+        return [scores for (scores,) in score_each(self.local, texts, likeliest)]
 
-    def _reply(self, ask: Ask, root: Root, said: Said) -> Reply:
-        completions, scores = said
-        of_prompt: tuple[Scored, ...] = ()
-        if ask.prompt_likeliest is not None and len(root.ids) > 1:
-            before, rest = self._cut(root)
-            (of_prompt,) = score(self.local, before, [rest], ask.prompt_likeliest)
-        scored = [token for tokens in (*scores, of_prompt) for token in tokens]
+    def _words(self, scores: Sequence[Scores]) -> dict[int, str]:
+        scored = [token for tokens in scores for token in tokens]
         ids = {token.id for token in scored} | {id for token in scored for id, _ in token.likeliest}
-        words = {id: str(self.local.tokenizer.decode([id])) for id in ids}
-        return Reply(root.ids, completions, scores, of_prompt, words)
-
-    @staticmethod
-    def _cut(root: Root) -> tuple[Root, tuple[int, ...]]:
-        """Return a plain prompt's first token as a root, and the others."""
-        positions = None if root.positions is None else root.positions[..., :1]
-        return Root(root.ids[:1], positions), root.ids[1:]
+        return {id: str(self.local.tokenizer.decode([id])) for id in ids}
