@@ -140,3 +140,9 @@ def test_ways_of_teaching_are_compared_at_equal_seconds(tmp_path, monkeypatch, c
     assert "| sft | 40 | 10 | 20 | 40.0 % |" in lines
     at = {row["seconds"]: (row["sft"], row["slow"]) for row in json.loads(last)["at_equal_seconds"]}
     assert at == {10: (0.5, None), 20: (0.6, 0.6)}
+
+
+def test_a_clip_read_through_the_child_is_the_one_that_is_read_without(said):
+    made = said("media")
+    assert positive(made["share_of_bare_decode"], made["ours_seconds"], made["bare_seconds"])
+    assert made["largest_gap"] < 0.05

@@ -157,6 +157,16 @@ def test_the_channels_are_averaged_in_every_sample_format(folder, codec, sample_
     assert files.onsets(samples, RATE) == pytest.approx([0.5], abs=0.003)
 
 
+def test_sound_is_whole_from_its_first_sample(folder):
+    """Decoders of AAC warm up on packets that stand before zero: without them the first milliseconds are silent."""
+    time = np.arange(2 * 44_100) / 44_100
+    tone = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    media.write_clip(folder / "tone.mp4", np.stack([files.numbered(i) for i in range(16)]), 8, tone, 44_100)
+    heard = media.read_sound(folder / "tone.mp4")
+    told = 0.5 * np.sin(2 * np.pi * 440 * np.arange(320) / RATE)
+    assert np.abs(heard[:320] - told).max() < 0.1
+
+
 def test_sound_that_starts_late_stays_with_its_picture(folder):
     path = files.write_pictures(
         folder / "late.mp4",

@@ -196,7 +196,9 @@ def _seek(source: Source, track: VideoStream | AudioStream, seconds: float) -> N
     if not track.time_base:
         return
     try:
-        source.container.seek(int((max(seconds, 0.0) + source.zero) / track.time_base), stream=track)
+        # The packets that warm an audio decoder up stand before zero; without them its first milliseconds are silent.
+        at = -1.0 if seconds <= 0 and source.format == "mov" else max(seconds, 0.0)
+        source.container.seek(int((at + source.zero) / track.time_base), stream=track)
     except av.FFmpegError as error:
         raise MediaError(f"cannot be searched for {max(seconds, 0.0):.2f} s ({_reason(error)}); {_REMEDY}") from None
 
