@@ -135,7 +135,7 @@ def test_a_refusal_is_told_in_the_servers_words_without_the_key(reply, words):
 
 def test_a_reload_that_failed_is_no_reload():
     failed = {"/update_weights_from_disk": (200, {"success": False, "message": "wrong shape"})}
-    with answering(failed) as (url, _), pytest.raises(ServerError, match="did not load .*wrong shape"):
+    with answering(failed) as (url, _), pytest.raises(ServerError, match=r"did not load .*wrong shape"):
         keeper(url).reload(FOLDER)
 
 
