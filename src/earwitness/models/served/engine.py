@@ -48,6 +48,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._served: float | None = None  # when something was answered last, or first asked
+        self._halted = False  # by what ends the run; `_stopped` says how, as soon as that is known
         self._stopped: Exception | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"requests to {spec.name}", daemon=True)
         self._thread.start()
@@ -168,6 +169,8 @@ class Engine:
             ending, recorded = await self._attempt(call, endpoint, hold)
             if ending.then == "done":
                 return dict(zip(call.keys, ending.answers, strict=True)), recorded
+            if recorded is not None:
+                await asyncio.wrap_future(recorded)
             if ending.then == "stop":
                 error = await self._post.fatal(ending, endpoint)
                 self._stop(error)
@@ -199,7 +202,7 @@ class Engine:
     def _dispatch(self) -> None:
         """Give out the places that there are, in the queue's order; come back when the next one may be free."""
         now = self._loop.time()
-        while self._queue:
+        while self._queue and not self._halted:
             turn = self._queue[0]
             if turn.come.done():
                 self._queue.popleft()
@@ -257,8 +260,9 @@ class Engine:
             if ending.then == "done":
                 self._served = now
             recorded = self._ledger.record(attempt, answers) if self._ledger else None
-            if recorded is not None and not answers:
+            if recorded is not None:
                 recorded.add_done_callback(self._look_at_disk)
+        self._halted = self._halted or ending.then == "stop"
         self._look_around(ending.news, now)
         self._dispatch()
         return ending, recorded

@@ -79,9 +79,10 @@ def _read_answer(body: bytes, call: Call) -> Ending:
         answers = tuple(call.read(value))
         json.dumps(answers, allow_nan=False)
     except (Malformed, ValueError, RecursionError) as error:
-        if not isinstance(error, Malformed):
-            error = Malformed(f"an answer that is no JSON ({error})")
-        return Ending("malformed", "again", "served", excerpt(str(error).encode("utf-8", "replace")), usage=usage)
+        words = str(error) if isinstance(error, Malformed) else f"an answer that is no JSON ({error})"
+        if "error" in value:  # some say with status 200 that they failed
+            words += f"; the server says {value['error']}"
+        return Ending("malformed", "again", "served", excerpt(words.encode("utf-8", "replace")), usage=usage)
     if len(answers) != len(call.keys):
         raise ValueError(f"{call.what}: {len(answers)} answers were read for {len(call.keys)} keys")
     return Ending("answered", "done", "served", answers=answers, usage=usage)
