@@ -116,7 +116,7 @@ async def end(canned: Canned, request: web.Request) -> web.StreamResponse:
                 await reply.write(b" " * 2**16)
         return reply
     if kind == "redirect":
-        return web.Response(status=307, headers={"Location": "http://127.0.0.1:9/v1/elsewhere"})
+        return web.Response(status=307, headers={"Location": f"http://127.0.0.1:9/v1/elsewhere?{key}"})
     status, _, after = kind.partition(" ")
     headers = {"Retry-After": after} if after else {}
     error = {"error": {"message": f"no: {key} {'QUJD' * 400} \x1b[31m{status}"}}

@@ -30,7 +30,10 @@ Answers = dict[str, Answer]
 
 
 class Engine:
-    """The door to one served model at one or several addresses. `ask` may be called from any number of threads."""
+    """The door to one served model at one or several addresses. `ask` may be called from any number of threads.
+
+    Raises ServerError where an address is none or the key is missing, RunError where a budget in USD meets no price.
+    """
 
     def __init__(self, spec: Model, ledger: Ledger | None, purse: Purse) -> None:
         self.spec = spec
@@ -47,7 +50,7 @@ class Engine:
         self._queue: deque[_Turn] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._served: float | None = None  # when something was answered last, or first asked
+        self._served = now  # when something was answered last, or asked after a rest
         self._halted = False  # by what ends the run; `_stopped` says how, as soon as that is known
         self._stopped: Exception | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"requests to {spec.name}", daemon=True)
@@ -138,7 +141,8 @@ class Engine:
         await self._post.close()
 
     def _begin(self, owed: Sequence[tuple[Call, Future[Answers], Answers]]) -> None:
-        self._served = self._served or self._loop.time()
+        if not self._tasks:
+            self._served = self._loop.time()
         for call, future, known in owed:
             task = self._loop.create_task(self._settle(call, future, known))
             self._tasks.add(task)
@@ -275,12 +279,12 @@ class Engine:
     def _look_around(self, news: News, now: float) -> None:
         """Stop where nobody is there, or nobody wants to be asked for long, instead of failing every question."""
         places, name = ", ".join(endpoint.place for endpoint in self._endpoints), self.spec.name
-        waited = now - (self._served or now)
+        waited = now - self._served
         pause = min(endpoint.paused_until for endpoint in self._endpoints) - now
         down = [e.breaker.down_since for e in self._endpoints]
         if news == "gone" and not any(e.reached for e in self._endpoints) and waited > NOBODY:
             said = f"nobody answers at {places}: start the server of {name}, or mend base_url"
-        elif all(since is not None and now - since > GONE for since in down):
+        elif waited > GONE and all(since is not None and now - since > GONE for since in down):
             said = f"{places} has failed for {GONE / 60:g} minutes: see to the server of {name}"
         elif pause > PATIENCE:
             said = f"{places} asks to be left alone for {pause / 60:.0f} minutes: wait as long"

@@ -60,7 +60,8 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, call: Call,
         news: News = "strained" if status in (408, 503, 529) else "failed"
         return Ending(outcome, "again", news, words, pause=pause or 0.0)
     if 300 <= status < 400:
-        words = f"to {excerpt(headers.get('Location', '').encode()) or 'nowhere'}"
+        where = headers.get("Location", "")
+        words = f"to {excerpt((where.replace(key, '***') if key else where).encode('utf-8', 'replace')) or 'nowhere'}"
         return Ending(outcome, "stop", "served", words)
     if status in (401, 402, 403, 404, 405, 410, 429):
         return Ending(outcome, "stop", "served", words)
