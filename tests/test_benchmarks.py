@@ -66,6 +66,12 @@ def test_a_step_of_distillation_is_the_plain_one(said):
     assert 1 < limits["representation"] < limits["skip"] < limits["distribution"] < 2
 
 
+def test_the_engine_loses_and_repeats_nothing_under_faults(said):
+    made = said("served")
+    assert positive(made["clean_ratio"], made["fault_ratio"])
+    assert (made["lost"], made["repeated"]) == (0, 0)
+
+
 def test_the_gpu_benchmark_runs_where_there_is_none(said):
     made = said("gpu", "--repeats", "1")
     assert made["device"]
