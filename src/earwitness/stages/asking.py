@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from earwitness.learn.tree import Root
 from earwitness.models.exchange import Completion, Drawing, Prompt, Voice
-from earwitness.models.local import LocalModel
 from earwitness.records import Clip
 from earwitness.table import Failed
+
+if TYPE_CHECKING:
+    from earwitness.learn.tree import Root
+    from earwitness.models.local import LocalModel
 
 T = TypeVar("T")
 
