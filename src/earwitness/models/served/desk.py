@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,7 @@ def current_desk() -> Desk:
     with _plain:
         if not _open:
             _open.append(Desk(None, Purse(Budget(), load_prices())))
+            atexit.register(_open[-1].close)
         return _open[-1]
 
 

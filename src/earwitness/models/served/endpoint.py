@@ -132,14 +132,15 @@ class Endpoint:
             self.breaker.failed(now, news == "gone")
         else:
             self.breaker.worked()
-        self._adapt(news in ("refused", "strained"), started, now)
+        self._adapt(news, started, now)
 
-    def _adapt(self, too_much: bool, started: float, now: float) -> None:
+    def _adapt(self, news: News, started: float, now: float) -> None:
         """Add one request per round that went well; after one in which many were too much go slower, once a round."""
+        too_much = news in ("refused", "strained")
         self._refusals.append(too_much)
-        if not too_much:
+        if news == "served":
             self.pace = min(self.most, self.pace + 1 / self.pace)
-        elif started >= self.slowed_at:
+        elif too_much and started >= self.slowed_at:
             latest = list(self._refusals)[-max(1, int(self.pace)) :]
             if sum(latest) > TOLERATED * len(latest):
                 self.pace, self.slowed_at = max(1.0, SLOWER * self.pace), now

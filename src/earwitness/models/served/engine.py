@@ -30,7 +30,10 @@ Answers = dict[str, Answer]
 
 
 class Engine:
-    """The door to one served model at one or several addresses. `ask` may be called from any number of threads."""
+    """The door to one served model at one or several addresses. `ask` may be called from any number of threads.
+
+    Raises ServerError where an address is none or the key is missing, RunError where a budget in USD meets no price.
+    """
 
     def __init__(self, spec: Model, ledger: Ledger | None, purse: Purse) -> None:
         self.spec = spec
@@ -47,7 +50,8 @@ class Engine:
         self._queue: deque[_Turn] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._served: float | None = None  # when something was answered last, or first asked
+        self._served = now  # when something was answered last, or asked after a rest
+        self._halted = False  # by what ends the run; `_stopped` says how, as soon as that is known
         self._stopped: Exception | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"requests to {spec.name}", daemon=True)
         self._thread.start()
@@ -137,7 +141,8 @@ class Engine:
         await self._post.close()
 
     def _begin(self, owed: Sequence[tuple[Call, Future[Answers], Answers]]) -> None:
-        self._served = self._served or self._loop.time()
+        if not self._tasks:
+            self._served = self._loop.time()
         for call, future, known in owed:
             task = self._loop.create_task(self._settle(call, future, known))
             self._tasks.add(task)
@@ -168,6 +173,8 @@ class Engine:
             ending, recorded = await self._attempt(call, endpoint, hold)
             if ending.then == "done":
                 return dict(zip(call.keys, ending.answers, strict=True)), recorded
+            if recorded is not None:
+                await asyncio.wrap_future(recorded)
             if ending.then == "stop":
                 error = await self._post.fatal(ending, endpoint)
                 self._stop(error)
@@ -199,7 +206,7 @@ class Engine:
     def _dispatch(self) -> None:
         """Give out the places that there are, in the queue's order; come back when the next one may be free."""
         now = self._loop.time()
-        while self._queue:
+        while self._queue and not self._halted:
             turn = self._queue[0]
             if turn.come.done():
                 self._queue.popleft()
@@ -257,8 +264,9 @@ class Engine:
             if ending.then == "done":
                 self._served = now
             recorded = self._ledger.record(attempt, answers) if self._ledger else None
-            if recorded is not None and not answers:
+            if recorded is not None:
                 recorded.add_done_callback(self._look_at_disk)
+        self._halted = self._halted or ending.then == "stop"
         self._look_around(ending.news, now)
         self._dispatch()
         return ending, recorded
@@ -271,12 +279,12 @@ class Engine:
     def _look_around(self, news: News, now: float) -> None:
         """Stop where nobody is there, or nobody wants to be asked for long, instead of failing every question."""
         places, name = ", ".join(endpoint.place for endpoint in self._endpoints), self.spec.name
-        waited = now - (self._served or now)
+        waited = now - self._served
         pause = min(endpoint.paused_until for endpoint in self._endpoints) - now
         down = [e.breaker.down_since for e in self._endpoints]
         if news == "gone" and not any(e.reached for e in self._endpoints) and waited > NOBODY:
             said = f"nobody answers at {places}: start the server of {name}, or mend base_url"
-        elif all(since is not None and now - since > GONE for since in down):
+        elif waited > GONE and all(since is not None and now - since > GONE for since in down):
             said = f"{places} has failed for {GONE / 60:g} minutes: see to the server of {name}"
         elif pause > PATIENCE:
             said = f"{places} asks to be left alone for {pause / 60:.0f} minutes: wait as long"
