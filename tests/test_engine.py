@@ -26,7 +26,7 @@ from earwitness.models.served.call import Call, ServerError
 from earwitness.models.served.desk import current_desk, open_desk
 from earwitness.models.served.endpoint import LONGEST, Bucket, Endpoint, place_of_url, retry_after
 from earwitness.models.served.purse import BudgetReached, Purse
-from earwitness.models.served.reply import excerpt, offered, read_usage
+from earwitness.models.served.reply import excerpt, offered, read_reply, read_usage
 from earwitness.terminal import clean
 from fault_server import KEY, call, engine
 
@@ -92,6 +92,11 @@ def outcomes(ledger: Ledger) -> list[str]:
 
 def right(calls, answers) -> bool:
     return [[{"text": call.what.upper()}] for call in calls] == answers
+
+
+def asked_once(server, calls) -> bool:
+    asked = server.told()["asked"]
+    return all(asked[call.what] == 1 for call in calls)
 
 
 def drill(server, engine, ledger, calls) -> None:
@@ -219,7 +224,7 @@ def test_a_request_that_a_server_cannot_take_is_asked_once(server, asking, ledge
     assert len(refused) == 1
     assert f": {status} from 127.0.0.1:" in str(refused[0])
     assert sorted(outcomes(ledger)) == [status, "answered"]
-    assert all(server.told()["asked"][call.what] == 1 for call in calls)
+    assert asked_once(server, calls)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +292,7 @@ def test_what_is_asked_twice_at_once_is_sent_once(server, asking, ledger, fresh)
     with ThreadPoolExecutor(6) as pool:
         assert all(right(calls, answers) for answers in pool.map(asked.ask, [calls] * 6))
     assert right(calls * 2, asked.ask(calls * 2))
-    assert all(server.told()["asked"][call.what] == 1 for call in calls)
+    assert asked_once(server, calls)
 
 
 def test_a_bug_in_reading_travels(server, asking, fresh):
@@ -297,6 +302,10 @@ def test_a_bug_in_reading_travels(server, asking, fresh):
     asked = asking(server)
     with pytest.raises(KeyError):
         asked.ask([bad])
+    single, calls = asking(server, concurrency=1), fresh(5)[1:]
+    with pytest.raises(KeyError):
+        single.ask([bad, *calls])  # the others are not left waiting
+    assert asked_once(server, calls)
     with pytest.raises(ValueError, match="none: 0 answers"):
         asked.ask([none])
     assert right([good], asked.ask([good]))
@@ -378,7 +387,7 @@ def test_when_the_budget_is_reached_what_is_under_way_is_kept(server, asking, le
     assert done == purse.spent.tokens // 15 == len(outcomes(ledger))
     larger = Purse(Budget(tokens=10_000), {}, ledger.path)
     assert right(calls, asking(server, ledger=ledger, purse=larger).ask(calls))
-    assert all(server.told()["asked"][call.what] == 1 for call in calls)
+    assert asked_once(server, calls)
     assert larger.spent == Spent(15 * 40, 0.0)
 
 
@@ -407,7 +416,7 @@ def test_what_one_run_was_answered_no_other_run_asks(server, tmp_path, fresh):
             assert desk.engine(config.model("teacher")) is desk.engine(config.model("teacher"))
             assert right(calls, desk.engine(config.model("teacher")).ask(calls))
         assert current_desk() is not desk
-    assert all(server.told()["asked"][call.what] == 1 for call in calls)
+    assert asked_once(server, calls)
     assert (tmp_path / "two" / "ledger.1-of-2.sqlite").is_file()
     assert current_desk().ledger is None
 
@@ -486,15 +495,20 @@ def endpoint(most: int = 16) -> Endpoint:
     return Endpoint("http://h/v1", most, 0, 0, 0.0)
 
 
+def end(one: Endpoint, *how) -> None:
+    one.end(*how)
+    one.leave()
+
+
 def test_a_full_server_is_asked_slower_and_then_faster_again():
     one = endpoint()
     for n in range(100):
         one.start(1, n)
-        one.end("refused", n, n + 1)
+        end(one, "refused", n, n + 1)
     assert one.pace == 1
     for n in range(100, 400):
         one.start(1, n)
-        one.end("served", n, n + 1)
+        end(one, "served", n, n + 1)
     assert one.pace == 16
 
 
@@ -502,13 +516,13 @@ def test_a_flaky_server_keeps_its_pace_and_a_round_of_refusals_slows_it_once():
     one, dice = endpoint(64), random.Random(1)
     for n in range(2000):
         one.start(1, n)
-        one.end("refused" if dice.random() < 0.05 else "served", n, n + 1)
+        end(one, "refused" if dice.random() < 0.05 else "served", n, n + 1)
     assert one.pace > 55
     one = endpoint(16)
     for _ in range(16):
         one.start(1, 0)
     for _ in range(16):
-        one.end("refused", 0.0, 1.0)  # all were sent before the first came back
+        end(one, "refused", 0.0, 1.0)  # all were sent before the first came back
     assert one.pace == pytest.approx(16 * 0.7)
 
 
@@ -516,18 +530,18 @@ def test_a_breaker_opens_lets_one_try_and_closes():
     one = endpoint()
     for n in range(10):
         one.start(1, n)
-        one.end("failed" if n > 3 else "served", n, n)
+        end(one, "failed" if n > 3 else "served", n, n)
     assert 0 < one.wait(1, 9.0) < 1
     assert one.wait(1, 20.0) == 0
     one.start(1, 20.0)
     assert one.wait(1, 20.0) == float("inf")
-    one.end("failed", 20.0, 21.0)
+    end(one, "failed", 20.0, 21.0)
     assert one.wait(1, 21.0) == pytest.approx(1.0)
     one.start(1, 22.0)
-    one.end("refused", 22.0, 22.0)  # whoever refuses is alive
+    end(one, "refused", 22.0, 22.0)  # whoever refuses is alive
     assert one.wait(1, 22.0) == 0
     one.start(1, 22.0)
-    one.end("gone", 22.0, 22.0)
+    end(one, "gone", 22.0, 22.0)
     assert one.wait(1, 22.0) > 0
 
 
@@ -551,6 +565,13 @@ def test_any_words_of_a_server_are_short_and_harmless(body):
     assert len(said) <= 303
     assert clean(said) == said and len(said.splitlines()) <= 1
     offered(body)
+
+
+def test_an_answer_that_json_cannot_hold_is_malformed():
+    one = Call(("k",), "/", b"", lambda reply: [{"score": reply["score"]}], 20, "one")
+    assert read_reply(200, {}, b'{"score": -Infinity}', one, "").outcome == "malformed"
+    assert read_reply(200, {}, b"[" * 100_000, one, "").outcome == "malformed"
+    assert read_reply(200, {}, b'{"score": -1}', one, "").answers == ({"score": -1},)
 
 
 def test_counts_that_are_none_are_not_believed():

@@ -123,8 +123,7 @@ class Endpoint:
         self.breaker.start()
 
     def end(self, news: News, started: float, now: float, unused: int = 0, pause: float = 0.0) -> None:
-        """Count a request that ended: what it left of its tokens, and how long the server asks to be left alone."""
-        self.under_way -= 1
+        """Learn from how a request ended, what it left of its tokens, and how long the server asks to be left alone."""
         self.tokens.take(-unused, now)
         self.paused_until = max(self.paused_until, now + pause)
         self.reached = self.reached or news != "gone"
@@ -133,6 +132,10 @@ class Endpoint:
         else:
             self.breaker.worked()
         self._adapt(news, started, now)
+
+    def leave(self) -> None:
+        """Count a request that is over: its place is free."""
+        self.under_way -= 1
 
     def _adapt(self, news: News, started: float, now: float) -> None:
         """Add one request per round that went well; after one in which many were too much go slower, once a round."""

@@ -7,16 +7,18 @@ same time is sent once, and what the ledger knows is not sent at all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from earwitness.config import Model
 from earwitness.ledger import Attempt, Ledger
 from earwitness.models.exchange import Unanswered
 from earwitness.models.served.call import Answer, Call, ServerError
-from earwitness.models.served.endpoint import Endpoint, News, backoff
+from earwitness.models.served.endpoint import Endpoint, backoff
 from earwitness.models.served.post import ON, Post
 from earwitness.models.served.purse import Hold, Purse
 from earwitness.models.served.reply import Ending
@@ -249,7 +251,7 @@ class Engine:
     async def _attempt(self, call: Call, endpoint: Endpoint, hold: Hold) -> tuple[Ending, Future[None] | None]:
         """Send a request once, and put down how it ended: at the endpoint, in the budget, in the ledger."""
         started = self._loop.time()
-        ending = Ending("stopped", "stop", "served")
+        ending = Ending("stopped", "again", "served")
         try:
             ending = await self._post.send(call, endpoint)
         finally:
@@ -264,20 +266,31 @@ class Engine:
             if ending.then == "done":
                 self._served = now
             recorded = self._ledger.record(attempt, answers) if self._ledger else None
-            if recorded is not None:
-                recorded.add_done_callback(self._look_at_disk)
-        self._halted = self._halted or ending.then == "stop"
-        self._look_around(ending.news, now)
-        self._dispatch()
+            self._look_around(ending, now)
+            if recorded is None:
+                self._free(endpoint, None)
+            else:
+                recorded.add_done_callback(partial(self._written, endpoint))
         return ending, recorded
 
-    def _look_at_disk(self, recorded: Future[None]) -> None:
-        error = recorded.exception()
-        if isinstance(error, Exception):
-            self._loop.call_soon_threadsafe(self._stop, error)
+    def _written(self, endpoint: Endpoint, recorded: Future[None]) -> None:
+        """Free a request's place, on the ledger's thread.
 
-    def _look_around(self, news: News, now: float) -> None:
+        It was held until here, so that what a kill loses was under way, in the sense of `concurrency`.
+        """
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._loop.call_soon_threadsafe(self._free, endpoint, recorded.exception())
+
+    def _free(self, endpoint: Endpoint, error: BaseException | None) -> None:
+        endpoint.leave()
+        if isinstance(error, Exception):
+            self._stop(error)  # a disk that takes no more: nothing further is paid
+        self._dispatch()
+
+    def _look_around(self, ending: Ending, now: float) -> None:
         """Stop where nobody is there, or nobody wants to be asked for long, instead of failing every question."""
+        self._halted = self._halted or ending.then == "stop"
+        news = ending.news
         places, name = ", ".join(endpoint.place for endpoint in self._endpoints), self.spec.name
         waited = now - self._served
         pause = min(endpoint.paused_until for endpoint in self._endpoints) - now

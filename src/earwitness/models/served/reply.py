@@ -78,15 +78,22 @@ def _read_answer(body: bytes, call: Call) -> Ending:
     usage = read_usage(value.get("usage"))
     try:
         answers = tuple(call.read(value))
-        json.dumps(answers, allow_nan=False)
-    except (Malformed, ValueError, RecursionError) as error:
-        words = str(error) if isinstance(error, Malformed) else f"an answer that is no JSON ({error})"
+        _check(answers)
+    except Malformed as error:
+        words = str(error)
         if "error" in value:  # some say with status 200 that they failed
             words += f"; the server says {value['error']}"
         return Ending("malformed", "again", "served", excerpt(words.encode("utf-8", "replace")), usage=usage)
     if len(answers) != len(call.keys):
         raise ValueError(f"{call.what}: {len(answers)} answers were read for {len(call.keys)} keys")
     return Ending("answered", "done", "served", answers=answers, usage=usage)
+
+
+def _check(answers: tuple[Answer, ...]) -> None:
+    try:
+        json.dumps(answers, allow_nan=False)
+    except ValueError as error:
+        raise Malformed(f"an answer that is no JSON ({error})") from None
 
 
 def read_usage(value: Any) -> Usage:
