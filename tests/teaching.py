@@ -17,7 +17,7 @@ from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages import training
 from earwitness.stages.distil import joint_objective
-from earwitness.stages.sft import prompt_of, spell
+from earwitness.stages.spelling import prompt_of, spell
 from earwitness.stages.student import open_student
 from earwitness.stages.training import TrainingJob
 from tensors import clip

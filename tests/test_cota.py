@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from earwitness.answers import read
 from earwitness.cota import PARTS, CotaError, FourParts, in_parts, parse, think_of, write
 from earwitness.records import Lesson
-from earwitness.stages.sft import spell
+from earwitness.stages.spelling import spell
 
 SAID = st.text(min_size=1).filter(lambda text: text.strip() and not in_parts(text))
 WHOLE = st.builds(FourParts, SAID, SAID, SAID, SAID, st.none() | SAID)

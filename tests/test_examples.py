@@ -34,3 +34,12 @@ def test_a_run_from_python(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "base → label" in done.stdout and "world/train/0\n" in done.stdout
     assert (tmp_path / "my runs" / "example" / "report.md").is_file()
+
+
+def test_an_exam_of_ones_own():
+    done = subprocess.run([sys.executable, str(EXAMPLES / "own_exam.py")], capture_output=True, text=True, check=True)
+    whole, north, south = (
+        line.split() for line in done.stdout.splitlines() if line.startswith(("  all", "  north", "  s"))
+    )
+    assert whole[:5] == ["all", "2", "0.00", "50.00", "50.00"]  # the raw text is not the choice; read, it is
+    assert (north[4], south[4]) == ("100.00", "0.00")

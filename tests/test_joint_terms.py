@@ -10,7 +10,7 @@ from conftest import open_model
 from earwitness.learn.layers import audio_places, decoder
 from earwitness.learn.tree import branches_below
 from earwitness.records import Checkpoint
-from earwitness.stages.sft import spell
+from earwitness.stages.spelling import spell
 from earwitness.stages.workbench import StageError
 from teaching import job, material, naive, opened, shaken, world_tokenizer, write_reader
 from tensors import relative_error

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earwitness.claims import listed
+from earwitness.config import Exams
 from earwitness.exams import load_exam
 from earwitness.pretrain.text_tasks import exercise, heard_tokens, misheard, text_clip, thought
 from earwitness.pretrain.vocabulary import Words, vocabulary
@@ -132,7 +133,7 @@ def test_the_strange_exam_is_longer_and_asks_a_new_kind():
 
 
 def test_clips_of_speech_are_heard_and_seen_like_any_other():
-    question = load_exam("world-speech", 1)[0]
+    question = load_exam("world-speech", Exams(limit=1))[0]
     assert question.clip.media.startswith("world:speech:")
     assert load_sound(question.clip).shape == (64_000,)
     assert load_frames(question.clip, 4).images.shape == (4, 32, 32, 3)

@@ -407,7 +407,8 @@ def test_the_loss_goes_down_and_progress_is_told(tiny_student, eight, tmp_path):
 def test_s4_trained_tokens_are_found_by_position(listener):
     """Every lesson trains exactly what is to be said, the end of the turn included."""
     from earwitness.records import Lesson, Question
-    from earwitness.stages.sft import grow, spell
+    from earwitness.stages.sft import grow
+    from earwitness.stages.spelling import spell
     from tensors import clip
 
     material = []

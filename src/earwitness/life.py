@@ -12,7 +12,7 @@ from earwitness.config import ConfigError, RunConfig
 from earwitness.models.places import ModelError
 from earwitness.preflight import read_questions
 from earwitness.records import Question
-from earwitness.run import ARMS, CUT, DamagedTable, Run, RunError, read_object
+from earwitness.run import CUT, DamagedTable, Run, RunError, examinee_key, examinees, read_object
 from earwitness.sources.questions import SourceError
 from earwitness.table import EARLIER
 from earwitness.terminal import clean
@@ -25,7 +25,7 @@ Entry = dict[str, Any]
 def standing(folder: Path) -> str:
     """Return a run's stages with their rows, its checkpoints, and where its report is."""
     run = _open(folder)
-    names = _names(run.path)
+    names = examinees(run.path)
     lines = [run.name, ""]
     for table in _tables(run.path):
         rows = list(_rows(table))
@@ -60,7 +60,7 @@ def _shards(path: Path) -> list[str]:
 def life_of(folder: Path, question: str) -> str:
     """Return everything that a run has made of one question, stage by stage."""
     run = _open(folder)
-    names = _names(run.path)
+    names = examinees(run.path)
     tables = [table for table in _tables(run.path) if not table.name.startswith("grade-")]
     found = [(table, row) for table in tables if (row := _row(table, question)) is not None]
     if not found:
@@ -141,17 +141,6 @@ def _source_of(config: RunConfig, question: str) -> Question | None:
     return next((q for questions in every for q in questions if q.id == question), None)
 
 
-def _names(path: Path) -> dict[str, str]:
-    """Return the arms by the checkpoint (or the model) that answers for them."""
-    arms = read_object(path / ARMS) or {}
-    names: dict[str, str] = {}
-    for arm, spec in arms.items():
-        place = Path(spec["adapter"] or spec["name"])
-        key = place.parent.name if place.name == "final" else place.name
-        names[key] = f"{names[key]}, {arm}" if key in names else arm
-    return names
-
-
 def _whose(table: Path, names: dict[str, str]) -> str:
     """Say which arm and exam a table of answers or grades is of."""
     settings = read_object(table / "settings.json") or {}
@@ -159,8 +148,7 @@ def _whose(table: Path, names: dict[str, str]) -> str:
         return _whose(table.parent / settings["of"], names) if "of" in settings else ""
     if "exam" not in settings:
         return ""
-    examinee = settings["examinee"]
-    key = Path(examinee["name"]).name if isinstance(examinee, dict) else examinee
+    key = examinee_key(settings)
     return clean(f"({names.get(key, key)}, {settings['exam']}, {settings['answer']['prompt']})")
 
 

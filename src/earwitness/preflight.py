@@ -67,7 +67,7 @@ def read_exam(config: RunConfig, name: str, note: Note = lambda _: None) -> list
     none has one.
     """
     if ":" not in name:
-        return load_exam(name, config.exams.limit)
+        return load_exam(name, config.exams, note)
     asked = read_source(name, config.questions, config.exams.limit, note)
     graded = [q for q in asked if q.answer is not None]
     if not graded:

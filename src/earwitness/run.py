@@ -45,6 +45,8 @@ __all__ = [
     "RunLocked",
     "StaleRow",
     "Table",
+    "examinee_key",
+    "examinees",
     "read_object",
     "row_source",
     "write_json",
@@ -54,6 +56,22 @@ __all__ = [
 ARMS = "arms.json"  # in a run's folder: which model stands behind each arm
 CUT = "shards.json"  # in a run's folder: how its questions are cut into shards, until a driver takes over their rows
 DRIVER = "lock.driver"
+
+
+def examinees(path: Path) -> dict[str, str]:
+    """Return the arms of a run's folder by the checkpoint (or the model) that answers for them."""
+    names: dict[str, str] = {}
+    for arm, spec in (read_object(path / ARMS) or {}).items():
+        place = Path(spec["adapter"] or spec["name"])
+        key = place.parent.name if place.name == "final" else place.name
+        names[key] = f"{names[key]}, {arm}" if key in names else arm
+    return names
+
+
+def examinee_key(settings: dict[str, Any]) -> str:
+    """Return which checkpoint or model a table of answers is of, by the table's settings."""
+    examinee = settings["examinee"]
+    return Path(examinee["name"]).name if isinstance(examinee, dict) else str(examinee)
 
 
 class RunLocked(RunError):  # noqa: N818 - named for what it is

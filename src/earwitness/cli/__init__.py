@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from earwitness import __version__
-from earwitness.cli import models, probing, runs, serving, world
+from earwitness.cli import exams, models, probing, runs, serving, world
 from earwitness.config import ConfigError
 from earwitness.table import RunError
 from earwitness.terminal import clean
@@ -26,7 +26,7 @@ Teach an audio-language model to reason, from a teacher that watches the silent 
   earwitness listen world:student clip.mp4 "what is heard ?" --choices dog,bell
 """
 
-PARTS = (runs, models, serving, probing, world)
+PARTS = (runs, exams, models, serving, probing, world)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,12 +30,15 @@ class Questions(Section):
 class Exams(Section):
     """Exams by name; `limit` questions of each (0: all of them), the same for every arm and training seed.
 
-    Those named in `both_ways` are asked directly and after thinking, whatever an arm was trained on.
+    Those named in `both_ways` are asked directly and after thinking, whatever an arm was trained on. `annotations` has
+    the file with a benchmark's questions by the exam's name, `media` the folders of clips, or patterns with `{name}`.
     """
 
     names: Names = ()
     both_ways: Names = ()
     limit: int = where(0, ge=0)
+    annotations: dict[str, str] = where({})
+    media: tuple[str, ...] = where(())
 
 
 class Ask(Section):

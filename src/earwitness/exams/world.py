@@ -13,6 +13,7 @@ from earwitness.world.questions import read_world
 
 NAMES = ("world", "world-easy", "world-onehop", "world-ood", "world-speech", "world-speech-ood", "world-mood")
 DEFAULT_SIZE = 2400
+WHY = "the embedded world has no scorer but ours"
 
 
 def load(name: str, limit: int) -> list[Question]:

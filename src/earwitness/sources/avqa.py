@@ -18,7 +18,7 @@ from earwitness.sources.problems import Problems, SourceError, folded, shown, un
 _PLACE = "{video_name}"
 _EXAMPLE = "clips/{video_name}*.mp4"
 _YOUTUBE_ID = 11
-_NONE = "NULL"  # what the official code writes where a choice is missing
+NONE = "NULL"  # what the official code writes where a choice is missing
 
 
 def read_avqa(
@@ -132,7 +132,7 @@ def _repaired(row: dict[str, Any]) -> tuple[tuple[str, ...] | None, str | None, 
     repairs = []
     kept: dict[str, str] = {}
     for choice in given:
-        if choice != _NONE:
+        if choice != NONE:
             kept.setdefault(folded(choice), choice.strip())
     if len(kept) < len(given):
         repairs.append("repeated choice")

@@ -30,7 +30,8 @@ from earwitness.models.exchange import Prompt, PromptError
 from earwitness.models.local import LocalModel
 from earwitness.prompts import described_prompt, question_prompt
 from earwitness.records import Lesson, Question
-from earwitness.stages.sft import Draw, Lessons, Supervised, prompt_of, showable, spell
+from earwitness.stages.sft import Draw, Lessons, Supervised, showable
+from earwitness.stages.spelling import prompt_of, spell
 from earwitness.stages.student import Student, open_student
 from earwitness.stages.training import (
     SIGNALS,

@@ -20,6 +20,7 @@ from earwitness.models.local import LocalModel
 from earwitness.prompts import question_prompt
 from earwitness.records import Lesson, Question
 from earwitness.stages.asking import encode_each, heard_in_part
+from earwitness.stages.spelling import prompt_of, spell
 from earwitness.stages.student import open_student
 from earwitness.stages.training import TrainingJob, fit, left_out, settle
 from earwitness.stages.workbench import StageError
@@ -163,14 +164,3 @@ def grow(student: LocalModel, items: Sequence[Material]) -> Grown:
     order = [item for about_it in clips.values() for key in about_it for item in lessons[key]]
     failures = {key[0]: r.why for key, r in zip(questions, roots, strict=True) if isinstance(r, Failed)}
     return Grown(trees, order, failures)
-
-
-def prompt_of(lesson: Lesson) -> str:
-    """A lesson with thinking is learnt under the prompt that asks for thinking."""
-    return "direct" if lesson.think is None else "think"
-
-
-def spell(lesson: Lesson) -> str:
-    """Return what the student is to say."""
-    answer = f"<answer>{lesson.answer}</answer>"
-    return answer if lesson.think is None else f"<think>{lesson.think}</think>\n{answer}"
