@@ -24,6 +24,8 @@ from earwitness.pool import STORE, hand_out
 from earwitness.run import RunError, StaleRow
 from earwitness.terminal import ProgressLine
 
+# Read when ray is first imported. Without a token Ray writes one into the home folder.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 pytest.importorskip("ray")
 
 SMALL = {
@@ -38,8 +40,6 @@ ARMS = {"base": [], "label": worlds.ARMS["label"]}
 @pytest.fixture(autouse=True)
 def _on_this_machine(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
