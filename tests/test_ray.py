@@ -135,6 +135,7 @@ def test_a_few_questions_on_ray_are_those_of_one_process_and_nothing_is_left_run
     assert "Ray on this machine has 2 CPUs and 0 GPUs" in said
     assert "shards: 2/2" in said and "sample: 34/34" in said
     assert ends(seen), "Ray was left running"
+    assert RunConfig.load(tmp_path / "ray" / "small" / "config.toml") == RunConfig.load(config)
     assert not (tmp_path / "ray" / "small" / "shards.json").exists()
     assert len(list(tmp_path.glob("ray/small/sample-*/done.*-of-2.json"))) == 2
     drive(RunConfig.load(config, ["pool=local", "shards=0"]), tmp_path / "alone", until="select", quiet=True)
