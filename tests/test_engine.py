@@ -27,6 +27,7 @@ from earwitness.models.served.desk import current_desk, open_desk
 from earwitness.models.served.endpoint import LONGEST, Bucket, Endpoint, place_of_url, retry_after
 from earwitness.models.served.purse import BudgetReached, Purse
 from earwitness.models.served.reply import excerpt, offered, read_reply, read_usage
+from earwitness.run import RunError
 from earwitness.terminal import clean
 from fault_server import KEY, call, engine
 
@@ -389,6 +390,14 @@ def test_when_the_budget_is_reached_what_is_under_way_is_kept(server, asking, le
     assert right(calls, asking(server, ledger=ledger, purse=larger).ask(calls))
     assert asked_once(server, calls)
     assert larger.spent == Spent(15 * 40, 0.0)
+
+
+def test_a_full_disk_ends_the_run_before_more_is_paid(server, asking, ledger):
+    ledger._writer_side.execute("PRAGMA max_page_count=12")
+    calls = [call(f"{'disk' * 500} {n}") for n in range(300)]
+    with pytest.raises(RunError, match="free the disk"):
+        asking(server, ledger=ledger, concurrency=4).ask(calls)
+    assert sum(text.startswith("disk") for text in server.told()["asked"]) < 60
 
 
 def test_closing_ends_whoever_waits_and_counts_what_was_under_way(server, ledger, fresh):
