@@ -47,6 +47,12 @@ def test_second_set_is_read_as_a_human_reads_it(row):
         assert (answer == row["gold"]) == bool(row["verdict"])
 
 
+@pytest.mark.parametrize("row", rows(HERE / "data" / "hardcases_third.jsonl"), ids=lambda row: row["raw"][:40])
+def test_third_set_is_read_as_a_human_reads_it_or_not_at_all(row):
+    unread = row["raw"] in ("The answer isn't A, it's B.", "Cat? No. Dog? No. Horn? Yes.")
+    assert read(row["raw"], row["choices"]).answer == (None if unread else row["says"])
+
+
 @pytest.mark.skipif(not (SHARED / "scorers").is_dir(), reason="EARWITNESS_DATA names a folder of scorers' hard cases")
 def test_shared_hard_cases_are_read_as_a_human_reads_them():
     """Two of 55 stay unread: a number among other numbers, and a chord's long name."""
