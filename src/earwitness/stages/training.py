@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,7 +65,7 @@ class TrainingJob:
     textual_teacher: Model | None = None
     descriptions: tuple[tuple[str, str], ...] = ()
     checker: tuple[Model, Verify] | None = None
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
 
 
 def train(job: TrainingJob) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def open_desk(
 
 @contextlib.contextmanager
 def desk_of_worker(run: Path, budget: Budget, part: str) -> Iterator[Desk]:
-    """Open a desk for work that a run hands to this process, with a ledger of its own; in the driver it is the run's."""
+    """Open a desk with a ledger of its own for work that a run hands to this process; in the driver it is the run's."""
     if any(desk.ledger is not None for desk in _open):
         yield current_desk()
         return
