@@ -109,7 +109,10 @@ def drill(server, engine, ledger, calls) -> None:
     told, count = server.told(), Counter(outcomes(ledger))
     assert count["answered"] == len(calls)
     assert all(told["answered"][call.what] == 1 for call in calls)
-    assert sum(count.values()) == sum(told["asked"][call.what] for call in calls)
+    asked = sum(told["asked"][call.what] for call in calls)
+    assert sum(count.values()) - count["hang"] <= asked <= sum(count.values()), (
+        "a busy server may not hear all that hangs"
+    )
     assert set(count) > {"429", "500", "malformed"}
 
 
