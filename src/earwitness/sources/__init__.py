@@ -43,8 +43,8 @@ def read_source(name: str, settings: Questions, limit: int, note: Callable[[str]
         return read_world(name, limit)
     if kind not in _KINDS:
         raise SourceError(f"no source is called {name!r}; there are {KNOWN}")
-    place = rest.removesuffix(CHOOSE)
-    chosen = place != rest
+    chosen = rest.endswith(CHOOSE) and not Path(rest).exists()  # a path may be called so itself
+    place = rest.removesuffix(CHOOSE) if chosen else rest
     whole = kind == "avrt" or (kind in _PUBLISHED and place == "train")  # always has a part that is set apart
     divided = chosen or whole or f"{name}{CHOOSE}" in settings.choose
 

@@ -23,6 +23,14 @@ def stem(name: str) -> str:
     return before if before and 2 <= len(ending) <= 4 else last
 
 
+def is_there(file: Path) -> bool:
+    """Whether there is such a file; there is none of a name that no file can have."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
 class Files:
     """The files of several places, looked for in order. Each place is listed on disk once.
 
@@ -66,7 +74,7 @@ class _Folder:
         if not parts or ".." in parts or ":" in parts[0]:
             return []
         tried = (self._folder.joinpath(*parts), self._folder / parts[-1])
-        return [file for file in tried if file.is_file()][:1]
+        return [file for file in tried if is_there(file)][:1]
 
 
 class _Pattern:
@@ -74,24 +82,28 @@ class _Pattern:
 
     def __init__(self, place: str, example: str) -> None:
         folder, slash, self._name = place.rpartition("/")
-        fields = _FIELD.findall(self._name)
-        self._before, self._first = self._name.partition("{")[0], fields[0] if fields else ""
-        if not fields or _FIELD.search(folder) or _MAGIC.search(self._before):
+        self._fields = _FIELD.findall(self._name)
+        self._before = self._name.partition("{")[0]
+        if not self._fields or _FIELD.search(folder) or _MAGIC.search(self._before):
             raise SourceError(
                 f"media pattern {place!r}: write {{{example}}} in the file's name, before any *: "
                 f"clips/{{{example}}}*.mp4"
             )
+        self._magic = _MAGIC.search(_FIELD.sub("", self._name)) is not None
         wanted = Path(folder + slash + _FIELD.sub("*", self._name)).expanduser()
         self._files = sorted((Path(p).name, Path(p)) for p in glob.glob(str(wanted), recursive=True))  # noqa: PTH207
 
     def find(self, name: str, row: Mapping[str, str]) -> list[Path]:
-        begin = self._before + row[self._first]
-        wanted = _FIELD.sub(lambda field: glob.escape(row[field[1]]), self._name)
+        if not all(row[field] for field in self._fields):
+            return []  # what is empty would fit any name
+        begin = self._before + row[self._fields[0]]
+        keep = glob.escape if self._magic else str  # a whole name is compared as it is, which is quick
+        wanted = _FIELD.sub(lambda field: keep(row[field[1]]), self._name)
         found = []
         for at in range(bisect.bisect_left(self._files, (begin,)), len(self._files)):
             file, path = self._files[at]
             if not file.startswith(begin):
                 break
-            if fnmatchcase(file, wanted):
+            if fnmatchcase(file, wanted) if self._magic else file == wanted:
                 found.append(path)
         return found

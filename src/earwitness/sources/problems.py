@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 _SHOWN = 10
@@ -49,6 +50,7 @@ class Problems:
             raise SourceError("\n".join([f"{count} in {self._origin}:", *self._found[:_SHOWN], *rest]))
 
 
+@lru_cache(maxsize=4096)  # the same choices stand under many questions
 def unfit(text: str, name: str, allowed: str = "") -> str | None:
     """Return why a text cannot be shown to a model, or None if it can; `allowed` are control characters that may stay.
 

@@ -241,10 +241,10 @@ def _choices(value: Any) -> tuple[str, ...] | None:
         raise RowError(f"choices has {len(value)} entries; give at least two, or leave it out for an open question")
     choices = tuple(_text(choice, f"choice {number}").strip() for number, choice in enumerate(value, 1))
     seen: dict[str, str] = {}
-    for choice in choices:
-        if folded(choice) in seen:
-            raise RowError(f"choices {shown(seen[folded(choice)])} and {shown(choice)} are the same; keep one")
-        seen[folded(choice)] = choice
+    for number, choice in enumerate(choices, 1):
+        first = seen.setdefault(folded(choice), choice)
+        if len(seen) < number:
+            raise RowError(f"choices {shown(first)} and {shown(choice)} are the same; keep one")
     return choices
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from earwitness.config import Columns
 from earwitness.records import Question
-from earwitness.sources.media import Files, stem
-from earwitness.sources.problems import Problems, RowError, SourceError, folded, shown
+from earwitness.sources.media import Files, is_there, stem
+from earwitness.sources.problems import Problems, RowError, SourceError, folded, shown, unfit
 from earwitness.sources.questions import clip_of, media_in, question_of, require_new
 from earwitness.sources.rows import Row, Table, listed
 
@@ -76,7 +76,7 @@ def read_table(table: Table, how: Reading, keep: Callable[[Question], bool] = la
         first = next(iter(found.missing))
         raise SourceError(
             f"none of the {len(found.missing)} clips of {table.origin} is here, such as {first}; set questions.media "
-            " to their folders, or to patterns of file names such as clips/{media}*.mp4"
+            "to their folders, or to patterns of file names such as clips/{media}*.mp4"
         )
     found.left_out = problems if len(problems) else None
     return found
@@ -87,7 +87,7 @@ class _Reader:
 
     def __init__(self, table: Table, how: Reading) -> None:
         self._table, self._how = table, how
-        self._columns = _resolved(how.columns, table)
+        self._columns = _resolved(how, table)
         self._files = Files(how.places, {*table.columns, "media"})
         self._clips = f"{table.name if how.clips is None else how.clips}/"
 
@@ -112,20 +112,21 @@ class _Reader:
             told = {key: _plain(value) for key, value in row.items()}
             return self._files.find(media.name, told | {"media": stem(media.name)})
         file = (self._table.folder or Path()) / media.name
-        return file if self._table.folder is not None and file.is_file() else media.name
+        return file if self._table.folder is not None and is_there(file) else media.name
 
 
-def _resolved(columns: Columns, table: Table) -> dict[str, str | tuple[str, ...]]:
+def _resolved(how: Reading, table: Table) -> dict[str, str | tuple[str, ...]]:
     """Return which columns hold what, by our keys; a tag's key is `tags.NAME`."""
-    named = {key: value for key, value in columns if key != "tags" and value is not None}
-    named |= {f"tags.{name}": column for name, column in columns.tags.items()}
+    named = {key: value for key, value in how.columns if key != "tags" and value is not None}
+    named |= {f"tags.{name}": column for name, column in how.columns.tags.items()}
     for key, value in named.items():
         for column in (value,) if isinstance(value, str) else value:
             if column not in table.columns:
                 near = difflib.get_close_matches(column, table.columns, n=1)
                 raise SourceError(
-                    f"{table.origin} has no column {column!r} (questions.columns.{key})"
+                    f"{table.origin} has no column {column!r} for {key}"
                     + (f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(table.columns)}")
+                    + (" Read it as table:PATH or hf:NAME, with a map in [questions.columns]" if how.lenient else "")
                 )
     same = {key: key for key in Columns.model_fields if key != "tags" and key in table.columns}
     return same | named
@@ -156,6 +157,8 @@ def _media(value: Any, table: Table, searched: bool) -> _Media:
         return _Media(media_in(value, table.folder))
     if not isinstance(value, str):
         raise RowError(f"media is {shown(value)}, not a file's name")
+    if reason := unfit(value, "media"):
+        raise RowError(reason)
     parts = [part for part in PurePosixPath(value.replace("\\", "/")).parts if part != "/"]
     if not parts or ".." in parts or "://" in value:
         raise RowError(f"media {shown(value)} is no file's name; give the name of a file, with or without folders")
