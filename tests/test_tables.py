@@ -365,3 +365,22 @@ def test_sound_within_a_table_is_written_out_once_or_refused(form, tmp_path):
     made = files[0].stat().st_mtime_ns
     assert ask(source, unpack="out") == found and files[0].stat().st_mtime_ns == made
     assert [q.id for q in ask(source, unpack="few", limit=1)] == ["8"] and len(list(Path("few").iterdir())) == 1
+
+
+def test_sound_as_datasets_holds_it_needs_no_decoder():
+    table = datasets.Dataset.from_list([EMBEDDED]).cast_column("file", datasets.Audio())
+    table.save_to_disk("t")
+    (question,) = ask("hf:t", unpack="out", media=())
+    assert Path(question.clip.media).read_bytes() == b"RIFF sound"
+
+
+def test_a_folder_of_sounds_is_read_by_its_table():
+    """`datasets` itself makes such a folder a data set only where it can decode sound; its table is enough."""
+    clips("t/a.wav", "t/b.wav")
+    found = [{"file_name": f"{name}.wav", "question": f"What is {name}?"} for name in "ab"]
+    source = write("t/metadata.jsonl", *found)
+    asked = ask(source, columns=Columns(media="file_name"), media=())
+    assert [(q.text, os.path.relpath(q.clip.media)) for q in asked] == [
+        ("What is a?", "t/a.wav"),
+        ("What is b?", "t/b.wav"),
+    ]

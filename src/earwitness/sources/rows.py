@@ -155,8 +155,9 @@ def _hub(place: str) -> Table:
             datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(name, configuration, split=split)
         )
     except Exception as error:  # each of its loaders raises its own
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SourceError(f"{HUB}{place} cannot be loaded ({type(error).__name__}: {told})") from None
+        cause = error.__cause__ or error  # what it wraps is what is wrong
+        told = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise SourceError(f"{HUB}{place} cannot be loaded ({type(cause).__name__}: {told})") from None
     if isinstance(loaded, datasets.DatasetDict):
         chosen = next(iter(loaded)) if split is None and len(loaded) == 1 else split
         if chosen not in loaded:
