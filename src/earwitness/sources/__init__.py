@@ -111,12 +111,10 @@ def is_set_apart(question: Question) -> bool:
 def read_sources(
     names: tuple[str, ...], settings: Questions, limit: int, note: Callable[[str], None] = print
 ) -> list[Question]:
-    """Return the questions of several sources that are learnt from or chosen by, `limit` (0: all) of each.
+    """Return the questions of several sources, `limit` (0: all) of each.
 
-    Raises SourceError for an exam's part, ids that meet, and one clip's name for two files.
+    Raises SourceError for ids that meet, and one clip's name for two files.
     """
-    for name in names:
-        refuse_exam(name)
     questions = [question for name in names for question in read_source(name, settings, limit, note)]
     seen: set[str] = set()
     files: dict[str, str] = {}
@@ -133,7 +131,7 @@ def read_sources(
 
 
 def refuse_exam(name: str) -> None:
-    """Raise SourceError where a source is an exam's part of a published set."""
+    """Raise SourceError where a source that is learnt from or chosen by is an exam's part of a published set."""
     kind, _, rest = name.partition(":")
     if kind in _PUBLISHED and rest not in ("train", f"train{CHOOSE}"):
         raise SourceError(
