@@ -77,7 +77,7 @@ def _found(kind: str, place: str, settings: Questions, keep: Callable[[Question]
         return read_table(table, Reading(settings.columns, settings.media, settings.unpack), keep, limit)
     raise SourceError(
         "VGGSound has clips with labels, and nobody's questions: name a folder of its clips as folder:PATH, with a "
-        "questions.jsonl in it"
+        "questions.jsonl in it, or let `earwitness ask` write one"
     )
 
 
