@@ -1,8 +1,9 @@
 """A server with canned replies and the faults of real ones, in a process of its own on loopback.
 
 Its answer to a request is the request's text read back in capitals, so that a wrong or swapped answer shows. It counts
-what it did per text; `GET /told` returns the counts. `POST /plan` sets how requests end: a list of kinds taken in turn,
-then shares of kinds, drawn by a seed, then `rest`. A kind is a word of `end`, or a status and its Retry-After.
+what it did per text; `GET /told` returns the counts. `POST /plan` sets how requests end: the kind `of` a text, a list
+of kinds taken in turn, then shares of kinds, drawn by a seed, then `rest`. A kind is a word of `end`, or a status and
+its Retry-After.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ class Canned:
     """The server's state: the plan, the faults still to come, and what was asked."""
 
     def __init__(self) -> None:
-        self.plan: dict[str, Any] = {"turns": [], "rest": "ok", "shares": {}, "delay": 0.0}
+        self.plan: dict[str, Any] = {"turns": [], "rest": "ok", "shares": {}, "delay": 0.0, "of": {}}
         self.dice = random.Random(7)
         self.told: dict[str, Any] = {name: Counter() for name in ("asked", "answered", "kinds")}
         self.told |= {"most": 0, "keys": []}
         self.under_way = 0
 
-    def kind(self) -> str:
+    def kind(self, text: str) -> str:
+        if text in self.plan["of"]:
+            return self.plan["of"][text]
         if self.plan["turns"]:
             return self.plan["turns"].pop(0)
         lot = self.dice.random()
@@ -70,7 +73,8 @@ async def complete(request: web.Request) -> web.StreamResponse:
 
 async def end(canned: Canned, request: web.Request) -> web.StreamResponse:
     told, body = canned.told, await request.read()
-    text, kind = text_of(body), canned.kind()
+    text = text_of(body)
+    kind = canned.kind(text)
     told["most"] = max(told["most"], canned.under_way)
     told["asked"][text] += 1
     told["kinds"][kind] += 1
@@ -90,6 +94,8 @@ async def end(canned: Canned, request: web.Request) -> web.StreamResponse:
         return web.Response(text='{"choices": [{"mess', content_type="application/json")
     if kind == "empty":
         return web.json_response({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 0}})
+    if kind == "error":
+        return web.json_response({"error": {"message": "no such voice"}})
     if kind == "cut":
         reply = web.Response(body=b'{"choices"', headers={"Content-Length": "4096"})
         await reply.prepare(request)
@@ -110,7 +116,7 @@ async def end(canned: Canned, request: web.Request) -> web.StreamResponse:
                 await reply.write(b" " * 2**16)
         return reply
     if kind == "redirect":
-        return web.Response(status=307, headers={"Location": "http://127.0.0.1:9/v1/elsewhere"})
+        return web.Response(status=307, headers={"Location": f"http://127.0.0.1:9/v1/elsewhere?{key}"})
     status, _, after = kind.partition(" ")
     headers = {"Retry-After": after} if after else {}
     error = {"error": {"message": f"no: {key} {'QUJD' * 400} \x1b[31m{status}"}}

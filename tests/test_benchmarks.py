@@ -66,6 +66,12 @@ def test_a_step_of_distillation_is_the_plain_one(said):
     assert 1 < limits["representation"] < limits["skip"] < limits["distribution"] < 2
 
 
+def test_the_engine_loses_and_repeats_nothing_under_faults(said):
+    made = said("served")
+    assert positive(made["clean_ratio"], made["fault_ratio"])
+    assert (made["lost"], made["repeated"]) == (0, 0)
+
+
 def test_the_gpu_benchmark_runs_where_there_is_none(said):
     made = said("gpu", "--repeats", "1")
     assert made["device"]
@@ -111,6 +117,14 @@ def test_the_peak_is_what_the_work_needed_at_once(monkeypatch):
 
     _, costs = measure.measured(work)
     assert 60 < costs["mebibytes"] < 80
+
+
+def test_a_served_teacher_teaches_what_it_would_here(said):
+    made = said("served_teacher")
+    for top_k in (20, 64):
+        assert made[f"served_error_{top_k}"] < 1e-5 and made[f"served_gradient_error_{top_k}"] < 1e-4
+        assert made[f"top_k_error_{top_k}"] < 0.1
+    assert made["top_k_gradient_error_20"] > made["top_k_gradient_error_64"] > made["served_gradient_error_64"]
 
 
 def test_ways_of_teaching_are_compared_at_equal_seconds(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from earwitness.answers import normalise, read, same
-from earwitness.forms import stems
+from earwitness.forms import fold, folded, level_two, lowered, stems
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("EARWITNESS_DATA", HERE.parents[1] / "shared" / "data"))
@@ -45,6 +45,12 @@ def test_second_set_is_read_as_a_human_reads_it(row):
         assert answer is None
     else:
         assert (answer == row["gold"]) == bool(row["verdict"])
+
+
+@pytest.mark.parametrize("row", rows(HERE / "data" / "hardcases_third.jsonl"), ids=lambda row: row["raw"][:40])
+def test_third_set_is_read_as_a_human_reads_it_or_not_at_all(row):
+    unread = row["raw"] in ("The answer isn't A, it's B.", "Cat? No. Dog? No. Horn? Yes.")
+    assert read(row["raw"], row["choices"]).answer == (None if unread else row["says"])
 
 
 @pytest.mark.skipif(not (SHARED / "scorers").is_dir(), reason="EARWITNESS_DATA names a folder of scorers' hard cases")
@@ -90,6 +96,8 @@ AFFIRMING = {
     "keyed label": ['{{"reasoning": "{wrong}?", "final_answer": "{letter}"}}'],
     "stated": ["The answer - {right}", "La réponse est {right}.", "Die Antwort ist: {right}", "答案是{right}"],
     "stated again": ["The answer is {wrong}. Wait, no, the answer is {right}."],
+    "called right": ["{right} is the correct answer.", "{wrong} fits less. {right} is the answer."],
+    "called right label": ["{letter} is correct.", "Option {letter} is the best choice, not {other}."],
     "chosen": [
         "I cannot hear it. If I had to guess, I would say {right}.",
         "I'd go with {right}.",
@@ -146,6 +154,8 @@ def test_a_rule_reads_the_right_choice_or_none(rule):
 
 # Each denies {text}, leaves it open, or takes it back: what is not chosen is not read.
 DENYING = (
+    "{text} is not the correct answer.", "I don't think {text} is the correct answer.", "Is {letter} correct?",
+    "{letter} is correct, or {rival} is correct.", "It is not clear that {letter} is correct.",
     "I don't think it's {text}.", "I do not think that it is {text}.", "I doubt that it is {text}.",
     "It is hardly {text}.", "It isn't {text}.", "If it were {text}, the pitch would be lower.",
     "I wonder whether it is {text}.", "The answer is not {text}.", "Anything but not {text}", "It cannot be {text}.",
@@ -181,9 +191,32 @@ def test_other_forms_of_a_choices_words_are_read_as_it_or_not_at_all(choices, i,
         assert answer is None or any(same(answer, c) for c in [*meant, *labelled, right])
 
 
+SHARED_WORDS = st.lists(
+    st.sampled_from(["about", "times", "bar", "the", "speaker", "seconds", "is", "first"]), max_size=2
+)
+CORES = st.lists(
+    st.sampled_from(["1", "two", "13", "dog", "red bird", "left", "A4", "not"]), min_size=2, max_size=5, unique=True
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHARED_WORDS, CORES, SHARED_WORDS, st.integers(0, 4))
+def test_words_that_all_choices_share_may_be_left_out(before, cores, behind, i):
+    choices = [" ".join([*before, core, *behind]) for core in cores]
+    i %= len(cores)
+    for part in (cores[i], " ".join([cores[i], *behind]), " ".join([*before, cores[i]])):
+        assert read(part, choices).answer in (choices[i], None)
+    assert read("the " + " ".join(behind), choices).answer is None
+
+
 @pytest.mark.parametrize(
     ("raw", "choices", "expected"),
     [
+        ("13", ("13 times", "8 times", "3 times"), "13 times"),
+        ("25 seconds", ("approximately 25 seconds", "approximately 5 seconds"), "approximately 25 seconds"),
+        ("not", ("loud", "not loud"), None),
+        ("B", ("Speaker B", "Speaker A"), None),  # a label, or the speaker's name
+        ("B", ("Speaker A", "Speaker B"), "Speaker B"),
         ("dog", ("dogs", "cats"), "dogs"),
         ("Happy", ("happiness", "sadness"), "happiness"),
         ("dogs", ("dog", "two dogs"), None),  # which of the two is not said
@@ -280,7 +313,7 @@ def names(raw: str, choice: str, choices: list[str]) -> bool:
     """Return whether the text holds all words of the choice in some form, or a letter of it that stands alone."""
     said = {*stems(raw), *stems(" ".join(re.findall(r"\w+", normalise(raw, 3))))}
     words = set(stems(" ".join(re.findall(r"\w+", normalise(choice, 3)))))
-    if words <= said or normalise(choice, 2) in normalise(raw, 2):
+    if words <= said or level_two(choice) in lowered(raw) or folded(choice) in fold(lowered(raw)):
         return True
     letters = ["ABCDEFGHIJ"[i] for i, c in enumerate(choices) if same(c, choice)]
     plain = raw.translate({code: code - 0xFEE0 for code in range(0xFF21, 0xFF5B)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -88,6 +89,19 @@ def test_damaged_and_foreign_ledgers_are_left_out_and_named(tmp_path):
         with pytest.raises(RunError, match=r"cannot be used|not a ledger"):
             Ledger(path)
     assert [path.read_bytes() for path in (damaged, garbage, foreign)] == before
+
+
+def test_of_very_many_ledgers_the_nearest_and_latest_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("earwitness.ledger.OTHERS", 3)
+    others = [fill(tmp_path / str(n) / "ledger.sqlite", **{f"k{n}": "x"}) for n in range(4)]
+    for age, path in enumerate(others):
+        os.utime(path, (10**9 - age, 10**9 - age))
+    shard = fill(tmp_path / "mine" / "ledger.1-of-2.sqlite", s="x")
+    os.utime(shard, (1, 1))
+    mine = Ledger(tmp_path / "mine" / "ledger.sqlite", [*others, shard])
+    assert set(mine.answered(["k0", "k1", "k2", "k3", "s"])) == {"s", "k0", "k1"}
+    assert mine.notes == ["of 5 other ledgers the 3 latest are read"]
+    mine.close()
 
 
 def test_another_format_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from conftest import open_model
 from earwitness.config import Model
 from earwitness.learn.tree import pack
-from earwitness.models import connect, connected, fingerprint, local
+from earwitness.models import connect, connected, fingerprint, local, open_local
 from earwitness.models.exchange import Drawing, MediaLimit, Prompt, PromptError
 from earwitness.models.loading import VideoSettings, attach_adapter, load, video_settings
 from earwitness.models.local import admit
@@ -307,6 +307,11 @@ def test_a_name_that_is_nowhere_is_an_error_that_says_so():
             load(local_spec(name))
 
 
+def test_a_served_model_is_not_opened_in_this_process():
+    with pytest.raises(ModelError, match="teacher: x is behind a server"):
+        open_local(Model(kind="served", name="x", base_url="http://localhost:1"), "teacher")
+
+
 # Adapters
 
 
@@ -346,6 +351,8 @@ def test_a_fingerprint_is_of_content_and_for_what_cannot_be_hashed_of_name_and_r
     adapted = fingerprint(local_spec(tiny_student, adapter="somewhere/adapter"), digest)
     assert adapted == "digest of student *.safetensors *.json+digest of adapter *.safetensors *.json"
     assert fingerprint(Model(kind="local", name="org/model", revision="abc"), digest) == "org/model@abc"
+    served = Model(kind="served", name=str(tiny_student), base_url="http://localhost:1", adapter="lora-1")
+    assert fingerprint(served, digest) == f"{tiny_student}@unstated+lora-1", "a name is no folder of this machine"
     assert fingerprint(Model(kind="local", name="org/model"), digest) == "org/model@unstated"
     cut = Model(kind="local", name="org/model", revision="abc", long_clips="truncate")
     assert fingerprint(cut, digest) == "org/model@abc+truncate", "the same clips are heard otherwise"

@@ -24,6 +24,27 @@ def url():
         yield found
 
 
+PRACTISED = [{"stage": "grpo", "prompts": "labels", "rollouts": "served", "tuning": "lora"}]
+
+
+def test_a_student_whose_rollouts_are_served_is_tested_for_practice(tmp_path):
+    with serving("world:student", adapters=tmp_path) as url:
+        tests = ("samples", "hearing", "token ids", "weights")
+        assert outcomes(probe(practised(f"{url}/v1"))) == {("student", test): "passes" for test in tests}
+
+
+def test_a_server_that_takes_no_adapters_is_refused_for_practice(poor):
+    with pytest.raises(ServerError, match="token ids were asked for") as refused:
+        refuse_unfit(practised(f"{poor()}/v1"))
+    assert "--enable-lora" in str(refused.value)
+
+
+def practised(base_url):
+    embedded = {role: {"kind": "world", "name": role} for role in ("teacher", "checker", "student")}
+    embedded["student"]["base_url"] = [base_url]
+    return world_config(models=embedded, arms={"practised": PRACTISED})
+
+
 def config(url, manner="world", **teacher):
     places = {"kind": "served", "manner": manner, "base_url": [f"{url}/v1"]}
     return world_config(
@@ -72,6 +93,10 @@ class Poor(BaseHTTPRequestHandler):
     log_message = lambda *_: None  # noqa: E731
     frames, thrifty, counts, refuses = 32, False, True, ""
 
+    def do_GET(self):
+        known = self.path == "/v1/models"
+        self.send(200 if known else 404, {"data": [{"id": "student"}]} if known else {"detail": "Not Found"})
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         media = json.dumps(body["messages"][0]["content"])
@@ -88,9 +113,11 @@ class Poor(BaseHTTPRequestHandler):
             for index in range(1 if self.thrifty else body.get("n", 1))
         ]
         answer = {"choices": choices} | ({"usage": usage} if self.counts else {})
-        status = 200
         if self.refuses:
-            status, answer = 400, {"error": {"message": f"{self.refuses} {self.headers['Authorization']}"}}
+            return self.send(400, {"error": {"message": f"{self.refuses} {self.headers['Authorization']}"}})
+        return self.send(200, answer)
+
+    def send(self, status, answer):
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))

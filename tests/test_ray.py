@@ -6,7 +6,11 @@ import contextlib
 import os
 import random
 import re
+import secrets
 import signal
+import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +24,8 @@ from earwitness.pool import STORE, hand_out
 from earwitness.run import RunError, StaleRow
 from earwitness.terminal import ProgressLine
 
+# Read when ray is first imported. Without a token Ray writes one into the home folder.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 pytest.importorskip("ray")
 
 SMALL = {
@@ -80,10 +86,22 @@ def ends(pids: list[int], seconds: float = 30.0) -> bool:
 def wait_for(condition, process, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.stderr.read() if process.stderr else "it ended too soon"
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
     return found
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def at_work(run: Path) -> dict[str, int]:
@@ -117,6 +135,7 @@ def test_a_few_questions_on_ray_are_those_of_one_process_and_nothing_is_left_run
     assert "Ray on this machine has 2 CPUs and 0 GPUs" in said
     assert "shards: 2/2" in said and "sample: 34/34" in said
     assert ends(seen), "Ray was left running"
+    assert RunConfig.load(tmp_path / "ray" / "small" / "config.toml") == RunConfig.load(config)
     assert not (tmp_path / "ray" / "small" / "shards.json").exists()
     assert len(list(tmp_path.glob("ray/small/sample-*/done.*-of-2.json"))) == 2
     drive(RunConfig.load(config, ["pool=local", "shards=0"]), tmp_path / "alone", until="select", quiet=True)
@@ -163,6 +182,10 @@ def test_what_becomes_of_shards_is_told(tmp_path, monkeypatch, capsys):
             hand_out(refuse, 1, 2, False, None)
         with pytest.raises(ZeroDivisionError, match=r"in stumble(.|\n)*a mistake of ours"):
             hand_out(stumble, 1, 2, False, None)
+        with monkeypatch.context() as other:
+            other.setattr("earwitness.pool.__version__", "9.0")
+            with pytest.raises(RunError, match=r"^shard 1 of 1: \S+ has earwitness 0\S+, and the driver 9.0: install"):
+                hand_out(refuse, 1, 2, False, None)
         monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "only here")
         with pytest.raises(RunError, match=r"shard 1 of 1: \S+ has no folder \S+only here .*where the run was started"):
             hand_out(refuse, 1, 2, False, None)
@@ -199,3 +222,32 @@ def test_with_a_worker_and_then_the_driver_killed_a_run_ends_as_one_process_does
     assert all(p.read_bytes().startswith(rows[: rows.rfind(b"\n") + 1]) for p, rows in before.items())
     assert ends(seen), "what the killed driver had started was left running"
     assert worlds.made(run) == alone
+
+
+@pytest.mark.slow
+def test_on_a_cluster_that_outlives_the_driver_its_shards_end_with_it(alone, tmp_path, monkeypatch):
+    run, port = tmp_path / "small", free_port()
+    config = worlds.save(ray_config(), tmp_path / "small.toml")
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    quiet = ["--include-dashboard=false", "--object-store-memory=100000000", "--disable-usage-stats"]
+    cluster = subprocess.Popen([*ray, *quiet], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        wait_for(lambda: answers(port), cluster)
+        process = worlds.start("run", config, "--root", tmp_path)
+        try:
+            wait_for(lambda: at_work(run), process)
+            shards = list(at_work(run).values())
+            worlds.kill_driver(process)
+        finally:
+            worlds.kill_group(process)
+        again = worlds.call("run", config, "--root", tmp_path)  # at once
+        assert again.returncode == 0, again.stderr
+        assert f"Ray at 127.0.0.1:{port} has 2 CPUs" in again.stderr
+        assert not alive(shards)
+        assert worlds.made(run) == alone
+    finally:
+        seen = started(cluster.pid)
+        cluster.terminate()
+        cluster.wait(30)
+        assert ends(seen), "the test's own cluster was left running"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import under_lora
 from earwitness.config import Grpo, Model
 from earwitness.learn.importance import StrangeSamples
 from earwitness.learn.policy import policy_terms, roll_out
 from earwitness.learn.sampling import sample
+from earwitness.models import open_local
 from earwitness.models.served.call import ServerError
+from earwitness.models.served.weights import Keeper
 from earwitness.records import Checkpoint, Lesson
 from earwitness.stages.served_rollouts import ServedRollouts, refuse_other_prompt
 from earwitness.stages.training import TrainingJob, train
@@ -55,8 +61,11 @@ def log_of(one: TrainingJob) -> list[dict]:
     return [json.loads(line) for line in (one.folder / "log.jsonl").read_text().splitlines()]
 
 
-def served(url: str) -> list[str]:
-    return [entry["id"] for entry in get(f"{url}/v1/models")[1]["data"]]
+def served(url: str, run: str) -> list[str]:
+    """The versions of a run's policy that the server has; what a refused practice was given stays there."""
+    names = [entry["id"] for entry in get(f"{url}/v1/models")[1]["data"]]
+    assert names[0] == "student"
+    return [name for name in names if name.startswith(f"{run}-grpo-1-")]
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def seen(url, monkeypatch):
     def watched(self, tasks, round_number):
         groups = draw(self, tasks, round_number)
         folders = sorted(folder.name for folder in self.folder.iterdir())
-        found.append((served(url), self.asked_for, folders))
+        found.append((served(url, self.name.split("-")[0]), self.asked_for, folders))
         return groups
 
     monkeypatch.setattr(ServedRollouts, "__call__", watched)
@@ -76,28 +85,36 @@ def seen(url, monkeypatch):
 
 def test_each_round_is_drawn_by_the_policy_of_that_round(url, runs, seen):
     """The adapter goes on under a new name, and the last one is dropped: on the server and on the disk."""
-    one = job(url, runs / "versions")
+    one = job(url, runs / "versions", steps=4, updates=2)
     train(one)
     names = [f"versions-grpo-1-{n}" for n in (0, 0, 1, 1)]
     assert [asked for _, asked, _ in seen] == names
-    assert [(there, folders) for there, _, folders in seen] == [(["student", n], [n]) for n in names]
-    assert served(url) == ["student"] and not list((one.folder / "served").iterdir())
+    assert [(there, folders) for there, _, folders in seen] == [([n], [n]) for n in names]
+    assert not served(url, "versions") and not list((one.folder / "served").iterdir())
+    assert len(log_of(one)) == 4
     for line in log_of(one):
         assert math.isfinite(line["policy"]) and line["tokens"] > 0
         assert line["importance"] == pytest.approx(1, abs=0.01) and line["capped"] == 0
         assert 0 < line["gap"] < 0.01 and line["gap"] <= line["largest_gap"] < 0.5  # sound is sent in 16 bits
 
 
-def test_what_practice_goes_on_from_is_what_is_served(url, runs, tmp_path, seen):
-    """From an adapter: had the server drawn from the base, or the trainer gone on from it, they would differ."""
-    first = job(url, runs / "first", rollouts="local", learning_rate=0.1)
-    train(first)
-    parent = Checkpoint(key="first", path=str(first.folder / "final"), kind="adapter", parent="student")
+def test_what_practice_goes_on_from_is_what_is_served(url, runs, tmp_path, seen, monkeypatch):
+    """From an adapter: did the server draw from the base, or the trainer go on from it, they would be strangers."""
+    model = under_lora(open_local(Model(kind="world", name="student"), "student").model)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.5)
+    model.save_pretrained(tmp_path)
+    parent = Checkpoint(key="first", path=str(tmp_path), kind="adapter", parent="student")
     one = job(url, runs / "second", parent=parent, steps=1)
     train(one)
     assert [asked for _, asked, _ in seen] == ["second-grpo-1-0"] * 2
     (line,) = log_of(one)
     assert line["gap"] < 0.01 and line["kl_ref"] == pytest.approx(0, abs=1e-6)
+    with monkeypatch.context() as patch, pytest.raises(StrangeSamples, match="does not use the adapter"):
+        patch.setattr(Keeper, "named", lambda self, adapter: "student")
+        train(job(url, runs / "third", parent=parent, steps=1))
 
 
 def test_practice_that_was_killed_goes_on_and_drops_what_it_left(url, runs, seen, monkeypatch):
@@ -112,11 +129,11 @@ def test_practice_that_was_killed_goes_on_and_drops_what_it_left(url, runs, seen
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ServedRollouts, "__call__", killed)
         train(one)
-    assert served(url) == ["student", "killed-grpo-1-0"]
+    assert served(url, "killed") == ["killed-grpo-1-0"]
     del seen[:]
     train(one)
     assert [asked for _, asked, _ in seen] == ["killed-grpo-1-1"] * 2
-    assert [line["step"] for line in log_of(one)] == [1, 2] and served(url) == ["student"]
+    assert [line["step"] for line in log_of(one)] == [1, 2] and not served(url, "killed")
 
 
 def test_under_full_tuning_the_server_reads_the_weights_again(runs, seen, tmp_path):
@@ -155,8 +172,9 @@ def test_a_server_that_does_not_hear_is_refused(url, runs, monkeypatch):
         return body(spec, replace(shown, sounds=silence), *rest)
 
     monkeypatch.setattr(stage, "body", deaf)
-    with pytest.raises(StrangeSamples, match="does not hear the sound"):
+    with pytest.raises(StrangeSamples, match=r"samples are [1-9]\.\d\d nats .*does not hear the sound") as said:
         train(job(url, runs / "deaf"))
+    print(said.value)
 
 
 def test_a_server_that_gives_log_probabilities_before_the_temperature_is_refused(url, runs):
@@ -174,6 +192,23 @@ def test_nobody_there_is_said_at_once(runs):
     with pytest.raises(ServerError, match=r"no server answers at 127\.0\.0\.1:9"):
         train(job("http://127.0.0.1:9", runs / "nobody"))
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_does(url, runs):
+    """Each its share of the questions, from the adapter that the first one hands over."""
+    alone = job(url, runs / "alone", checkpoint_every=1)
+    train(alone)
+    script = Path(__file__).parent / "distributed_rollouts.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, url, str(runs / "two")], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-5000:]
+    two = job(url, runs / "two")
+    assert (two.folder / "rollouts.jsonl").read_text() == (alone.folder / "rollouts.jsonl").read_text()
+    for ours, theirs in zip(log_of(alone), log_of(two), strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-5)
+    assert not served(url, "two") + served(url, "alone")
 
 
 def test_another_prompt_is_refused_where_it_begins(listener):

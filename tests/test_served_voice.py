@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from earwitness.config import Budget, Model
 from earwitness.ledger import Ledger
 from earwitness.media import MediaError, write_clip
-from earwitness.models import open_local
+from earwitness.models import connect, open_local
 from earwitness.models.exchange import Drawing, Prompt, PromptError, Unanswered
-from earwitness.models.served.desk import Desk
+from earwitness.models.served.desk import Desk, current_desk
 from earwitness.models.served.purse import Purse
 from earwitness.models.served.voice import ServedModel
 from earwitness.prices import load_prices
@@ -204,9 +206,39 @@ def test_an_answer_that_names_no_option_is_no_answer(url, desk):
 
 
 def test_a_model_without_a_desk_of_a_run_asks_without_a_ledger(url):
-    from earwitness.models import connect
-
     spec = Model(kind="served", name="checker", manner="world", base_url=(f"{url}/v1",))
     model = connect(spec, "checker")
     assert isinstance(model, ServedModel)
     assert len(model.choose([hearing(QUESTIONS[0])], YES_NO)[0]) == 2
+    current_desk().close()
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "peft", "accelerate"):
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Absent())
+from earwitness.config import Model, Sample, Verify
+from earwitness.models.served.desk import current_desk
+from earwitness.stages.sample import SampleTraces
+from earwitness.stages.verify import VerifyTraces
+from earwitness.world.questions import read_world
+
+def served(name):
+    return Model(kind="served", name=name, manner="world", base_url=(sys.argv[1] + "/v1",))
+
+questions = read_world("world:validation", 2)
+traces = SampleTraces(served("teacher"), Sample(traces=2, max_tokens=64), 1)(questions)
+verdicts = VerifyTraces(served("checker"), Verify())(list(zip(questions, traces)))
+print([len(group) for group in traces], [len(group) for group in verdicts])
+current_desk().close()
+"""
+
+
+def test_data_stages_need_no_torch_where_models_are_served(url):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, url], capture_output=True, text=True, check=False)
+    assert done.stdout == "[2, 2] [2, 2]\n", done.stderr

@@ -5,9 +5,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic_core import PydanticUndefined
+from pydantic.fields import FieldInfo
 
-from earwitness.config import SECTIONS, Budget, Exams, Model, Questions, Section, Train, Wire
+from earwitness.config import SECTIONS, Budget, Columns, Exams, Model, Questions, Section, Train, Wire
 
 HEAD = """\
 # Configuration
@@ -30,14 +30,17 @@ the variant's name.
 Sources are named `world:train`, `world-easy:train`, `world-speech:train`, `world-reasoned:train` and
 `world-given:train` (sounds, and sounds and speech, every question with its reasoning), `folder:PATH` (reads its
 `questions.jsonl`),
-`jsonl:PATH`, `avqa:train`, `avqa:train-choose`, `avqa:val`; exams `world`, `world-easy`, `world-onehop`, `world-ood`,
-`world-speech`, `world-speech-ood`, `world-mood`, or any source.
+`jsonl:PATH`, `table:PATH`, `hf:NAME`, `avqa:train`, `music_avqa:train`, `avrt:PATH`, `audiomcq:PATH`, `cota:PATH`, and
+with `-choose` behind each of these the part of it that is set apart for choosing checkpoints (docs/data.md); exams
+`world`, `world-easy`, `world-onehop`, `world-ood`, `world-speech`, `world-speech-ood`, `world-mood`, or any source,
+`avqa:val` among them.
 """
 
 
 def page() -> str:
     """Return the page."""
-    parts = [HEAD, _section("questions", Questions), _section("exams", Exams), _section("models.ROLE", Model)]
+    parts = [HEAD, _section("questions", Questions), _section("questions.columns", Columns), _section("exams", Exams)]
+    parts += [_section("models.ROLE", Model)]
     parts += [_section("models.ROLE.wire", Wire), _section("budget", Budget)]
     parts += [_section(name, section) for name, section in SECTIONS.items()]
     return "\n".join([*parts, _section("train", Train)])
@@ -50,9 +53,14 @@ def _section(name: str, section: type[Section]) -> str:
     for key, field in section.model_fields.items():
         extra = field.json_schema_extra
         place = "*where*" if isinstance(extra, dict) and extra.get("identity") is False else ""
-        default = "required" if field.default is PydanticUndefined else f"`{field.default!r}`"
+        default = "required" if field.is_required() else f"`{_default(field)}`"
         rows.append(f"| `{key}` | {_type(field.annotation)} | {default} | {place} |")
     return f"## `[{name}]`\n\n{text}\n\n" + "\n".join(rows) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return f"{type(value).__name__}()" if isinstance(value, Section) else repr(value)
 
 
 def _type(annotation: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from earwitness import mentions
-from earwitness.forms import key, normalise, same, sentences, stems, unmark, unstruck
+from earwitness.forms import in_other_form, key, normalise, same, sentences, unmark, unstruck
 
 __all__ = ["Reading", "normalise", "read", "same", "well_formed"]
 
@@ -213,6 +213,23 @@ def _chosen(part: str, choices: Sequence[str]) -> list[tuple[str | None, str]]:
     return _said_after(_CHOSEN, part, choices)
 
 
+_CLAUSE = re.compile(r"([^.!?;,:\n]+)(?:[.!;,\n]|$)")
+_CALLED_RIGHT = re.compile(
+    r"(?:(?:so|then|thus|therefore|hence|but|and|or) )?(.+?) (?:is|was|must be|would be) "
+    r"(?:(?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?|the answer)",
+    re.IGNORECASE,
+)
+
+
+def _called_right(part: str, choices: Sequence[str]) -> list[tuple[str | None, str]]:
+    """`B is the correct answer`: what is called so, where it is a label or the text of a choice and nothing else."""
+    text = unmark(part[-mentions.LONGEST :])
+    clauses = [" ".join(clause.split()) for clause in _CLAUSE.findall(text[mentions.withdrawn(text) :])]
+    subjects = [match[1] for clause in clauses if (match := _CALLED_RIGHT.fullmatch(clause))][-MOST_STATED:]
+    rules = (("exact", _exact), *_LABELLED)
+    return [_decided(name, found) for s in subjects for name, rule in rules if (found := rule(s, choices)) is not None]
+
+
 def _said_after(opening: re.Pattern[str], part: str, choices: Sequence[str]) -> list[tuple[str | None, str]]:
     text = unmark(part[-mentions.LONGEST :])
     openings = list(opening.finditer(text))
@@ -301,10 +318,12 @@ def _letter(part: str, choices: Sequence[str]) -> list[str] | None:
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 _TICKED = re.compile(
-    r"[\s|]*(?:option\s+)?[(\[]?(.+?)[)\].:]*[\s|]*[\s|:=\u2013\u2014-][\s|]*"
-    r"(?:(yes|true|correct|right|[\u2705\u2713\u2714\u2611]\ufe0f?)|(?:no|not|false|incorrect|wrong|[\u274c\u2717\u2718\u2716]\ufe0f?))[\s|.!]*",
+    r"(?:option )?[(\[]?(.+?)[)\].:]* ?[ :=\u2013\u2014-] ?"
+    r"(?:(yes|true|correct|right|[\u2705\u2713\u2714\u2611]\ufe0f?)"
+    r"|(?:no|not|false|incorrect|wrong|[\u274c\u2717\u2718\u2716]\ufe0f?))[ .!]*",
     re.IGNORECASE,
 )
+_LONGEST_VERDICT = 200  # characters of a line that says yes or no to one option
 
 
 def _ticked(part: str, choices: Sequence[str]) -> list[str] | None:
@@ -312,8 +331,8 @@ def _ticked(part: str, choices: Sequence[str]) -> list[str] | None:
     if len(part) > mentions.LONGEST:
         return None
     labels, verdicts = mentions.labels(choices), []
-    for line in filter(str.strip, unmark(part).splitlines()):
-        match = _TICKED.fullmatch(line)
+    for line in (" ".join(line.replace("|", " ").split()) for line in unmark(part).splitlines()):
+        match = _TICKED.fullmatch(line) if len(line) <= _LONGEST_VERDICT else None
         subject = match[1].strip() if match else ""
         at = labels.find(subject.casefold()) if len(subject) == 1 else -1
         found = [choices[at]] if at >= 0 else _exact(subject, choices)
@@ -353,15 +372,11 @@ def _mention(part: str, choices: Sequence[str]) -> list[str] | None:
 
 
 def _other_form(part: str, choices: Sequence[str]) -> list[str] | None:
-    """`dog` for `dogs`, `happy` for `happiness`, and nothing else; none where another choice holds these words, too."""
-    words = stems(part) if len(part) <= mentions.LONGEST else ()
-    found = [c for c in choices if words and stems(c) == words]
-    others = [stems(c) for c in choices if found and not same(c, found[0])]
-    held = any(words == other[i : i + len(words)] for other in others for i in range(len(other)))
-    return None if held or not found else found
+    """`dog` for `dogs`, `happy` for `happiness`, `13` for `13 times` where all choices end in `times`; nothing else."""
+    return in_other_form(part, choices) or None if len(part) <= mentions.LONGEST else None
 
 
-_WRAPPERS = (("boxed", _boxed), ("keyed", _keyed), ("stated", _stated), ("chosen", _chosen))
+_WRAPPERS = (("boxed", _boxed), ("keyed", _keyed), ("stated", _stated), ("right", _called_right), ("chosen", _chosen))
 _LABELLED: tuple[tuple[str, _Rule], ...] = (("text-over-letter", _text_over_letter), ("letter", _letter))
 _SENTENCES: tuple[tuple[str, _Rule], ...] = (("form", _other_form), ("head", _head), ("mention", _mention))
 _LADDER = (("ticked", _ticked), *_LABELLED, ("withdrawn", _withdrawn), *_SENTENCES)

@@ -117,11 +117,11 @@ def drive(
     asked = _ask(config, until, line)
     release_models()  # of an earlier run of this process: their files may have changed
     with Run.open(root, config.name, shard, PATIENCE if pooled else 0.0) as run:
-        run.save_config(config.to_toml())
         if shard is not None:
             run.agree(shard[1], _questions_digest(asked))
         elif pooled and any(one.train for one in asked.values()):
             _hand_out(config, run, asked, until, redo, line)
+        run.save_config(config.to_toml())
         with (
             open_desk(config, run.root, run.name, run.part, partial(_test_servers, config, until, line)),
             Workers(worker_count(config, until), PRELOAD) as workers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 _AROUND_LABELS = (0xFF08, 0xFF09, 0xFF0E, 0xFF1A, 0xFF1D, 0xFF3B, 0xFF3D)
@@ -82,10 +82,10 @@ def level_two(text: str) -> str:
 
 def level_three(text: str) -> str:
     """Level two without articles, accents and inner punctuation, and with numbers in digits and units in short."""
-    text = re.sub(r"(?<=\w)'(?=\w)", "", folded(text)).replace("_", " ")
-    previous = ""
+    previous, text = "", level_two(text)
     while previous != text:  # "the a dog" is two articles, and dropping one thing may bare another
         previous = text
+        text = fold(re.sub(r"(?<=\w)'(?=\w)", "", text).replace("_", " "))
         text = _ARTICLE.sub("", " ".join(_PUNCTUATION.sub(" ", text).split()).strip(_OUTER))
     return text
 
@@ -140,6 +140,35 @@ def _stem(word: str) -> str:
     if re.search("(?:ch|sh|x|ss|zz)es$", word):
         return word[:-2]
     return word[:-1] if re.search("[^suiy]s$", word) else word
+
+
+def in_other_form(text: str, choices: Sequence[str]) -> list[str]:
+    """Return the choices whose words in some form the text is, but for words that all choices begin or end with.
+
+    None where another choice holds all these words, too.
+    """
+    words, forms = stems(text), [stems(choice) for choice in choices]
+    if not words or not any(words[0] in form for form in forms):
+        return []
+    before, behind = _shared(forms), _shared([form[::-1] for form in forms])
+    letter = len(words) == 1 and len(words[0]) == 1 and words[0].isalpha()  # "B" is Speaker B, or the second option
+    if letter or before + behind >= min(map(len, forms)):  # or nothing would be left of one of them
+        before = behind = 0
+    found = [c for c, form in zip(choices, forms, strict=True) if _within(words, form, before, behind)]
+    others = [form for c, form in zip(choices, forms, strict=True) if found and not same(c, found[0])]
+    held = any(words == other[i : i + len(words)] for other in others for i in range(len(other)))
+    return [] if held else found
+
+
+def _shared(forms: Sequence[tuple[str, ...]]) -> int:
+    """Return how many first words all forms share."""
+    least = min(map(len, forms))
+    return next((i for i in range(least) if len({form[i] for form in forms}) > 1), least)
+
+
+def _within(words: tuple[str, ...], form: tuple[str, ...], before: int, behind: int) -> bool:
+    """Return whether these are the words of a form, but for some of those that it shares with all others."""
+    return any(words == form[i : len(form) - j] for i in range(before + 1) for j in range(behind + 1))
 
 
 # --- marks around words -----------------------------------------------------------------------------------------------

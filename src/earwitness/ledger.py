@@ -3,7 +3,7 @@
 A ledger is one SQLite file in WAL mode with one writer (a run, or a shard of it); others may read it at any time.
 Commits are not forced to the disk one by one (`synchronous=NORMAL`): what was acknowledged outlives a kill of the
 process at any moment, and a power cut may take the last seconds, never the file's integrity. It holds no API key, no
-path and no media: keys are digests, endpoints are a host and a port.
+path of a file and no media: keys are digests, endpoints are a host and a port.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FORMAT = 1
 APPLICATION = 0x65617277  # "earw": how SQLite files of this package are told from others
 GATHER = 0.005  # seconds that a commit waits for company
 LOOKUP = 500  # keys in one query
+OTHERS = 100  # ledgers of others that are kept open
 
 TABLES = """
 CREATE TABLE attempts (
@@ -92,8 +93,8 @@ def call_key(**parts: Any) -> str:
 class Ledger:
     """The ledger that this process writes, and those of others, which it only reads. Safe to use from many threads.
 
-    Others that are damaged or not ledgers are left out, and `notes` says so. Raises RunError when its own file cannot
-    be used.
+    Of the others at most `OTHERS` are read, first those in the same folder, then the latest. Those that are damaged or
+    not ledgers are left out, too; `notes` says so. Raises RunError when its own file cannot be used.
     """
 
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
@@ -104,7 +105,7 @@ class Ledger:
         self._mine = _create(path)
         self._writer_side = _create(path)
         self._others: dict[Path, sqlite3.Connection] = {}
-        for other in sorted(set(others) - {path}):
+        for other in self._chosen(set(others) - {path}):
             try:
                 self._others[other] = _open_to_read(other)
             except (sqlite3.Error, RunError) as error:
@@ -153,6 +154,16 @@ class Ledger:
         with self._reading:
             for connection in (self._writer_side, self._mine, *self._others.values()):
                 connection.close()
+
+    def _chosen(self, others: set[Path]) -> list[Path]:
+        def rank(other: Path) -> tuple[bool, float, Path]:
+            changed = other.stat().st_mtime if other.exists() else 0.0
+            return other.parent != self.path.parent, -changed, other
+
+        ranked = sorted(others, key=rank)
+        if len(ranked) > OTHERS:
+            self.notes.append(f"of {len(ranked)} other ledgers the {OTHERS} latest are read")
+        return ranked[:OTHERS]
 
     def _leave_out(self, path: Path, error: Exception) -> None:
         self.notes.append(f"{path} is not read ({error}): what it may have answered is asked again")

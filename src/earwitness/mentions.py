@@ -12,10 +12,18 @@ LONGEST = 4000  # characters; what is longer is an essay, and a word mentioned i
 
 
 def labels(choices: Sequence[str]) -> str:
-    """Return the option letters that can be labels: none where a choice is itself such a letter (notes, grades)."""
+    """Return the option letters that can be labels.
+
+    None where a choice is itself such a letter (notes, grades) or ends in one that is not its own (`Speaker B` as A).
+    """
     letters = "abcdefghijklmnopqrstuvwxyz"[: len(choices)]
-    lettered = len(choices) > len(letters) or any(normalise(c, 2) in tuple(letters) for c in choices)
-    return "" if lettered else letters
+    if len(choices) > len(letters):
+        return ""
+    for i, choice in enumerate(choices):
+        *before, last = normalise(choice, 2).split() or [""]
+        if last in tuple(letters) and (not before or last != letters[i]):
+            return ""
+    return letters
 
 
 # --- affirmed and denied ----------------------------------------------------------------------------------------------
@@ -54,7 +62,7 @@ _TAKEN_BACK = re.compile(
 _WITHDRAWN = re.compile(
     r"\b(?:wait(?=\W*$|\s*[^\w\s]|\s+(?:no|actually)\b)|scratch that|correction|on second thoughts?"
     r"|i (?:was|am) wrong|let me correct)\b\W*(?:no\b\W*)*"
-    r"|(?<=[.!\n])\s*(?:(?:actually|no|nope|sorry),\s*)",
+    r"|(?<=[.!\n])[ \t]*(?:(?:actually|no|nope|sorry),\s*)",
     re.IGNORECASE,
 )
 # Everyday words that are choices of some questions: said in a sentence, they are seldom the answer.

@@ -19,6 +19,7 @@ from earwitness.memory import (
     shape,
     training_need,
 )
+from earwitness.models.served.endpoint import place_of_url
 from earwitness.needs import chooses, data_stages, sitting_of, sittings, trains
 from earwitness.preflight import (
     Asked,
@@ -146,11 +147,13 @@ def _memory(config: RunConfig) -> list[str]:
     """Models are freed between stages: what counts is the largest stage, not the sum."""
     lines, largest = [], (0.0, "")
     for name, spec, need in _needs(config):
-        if need is None:
+        if spec.kind == "served":
+            lines.append(_line(name, f"{spec.name}, asked at {', '.join(map(place_of_url, spec.base_url))}"))
+        elif need is None:
             lines.append(_line(name, f"{spec.kind} {spec.name}: its size is not known on this machine"))
-            continue
-        largest = max(largest, (need.total, name))
-        lines.append(_line(name, f"{spec.name}: {need.told()}"))
+        else:
+            largest = max(largest, (need.total, name))
+            lines.append(_line(name, f"{spec.name}: {need.told()}"))
     if largest[1]:
         each = f" in each of {config.train.processes} processes" if config.train.processes > 1 else ""
         lines.append(_line("largest stage", f"{largest[1]}: about {largest[0] / GIB:.2f} GiB{each}"))

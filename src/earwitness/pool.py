@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from earwitness import __version__
 from earwitness.run import RunError
 from earwitness.terminal import Progress, ProgressLine
 from earwitness.workers import ONE_THREAD
@@ -46,8 +47,8 @@ def hand_out(make: Callable[[int], None], shards: int, workers: int, heavy: bool
         if not _has_room(ray.nodes(), gpus):
             _say(line, "no machine of the cluster has them: shards wait until one comes")
         begin, deaths, done = time.monotonic(), Counter[int](), 0
-        here = str(Path.cwd())
-        running = {task.remote(make, number, here): number for number in range(1, shards + 1)}
+        here = str(Path.cwd()), __version__
+        running = {task.remote(make, number, *here): number for number in range(1, shards + 1)}
         while running:
             _tell(line, done, shards, begin)
             for ended in ray.wait(list(running), timeout=60)[0]:
@@ -60,18 +61,21 @@ def hand_out(make: Callable[[int], None], shards: int, workers: int, heavy: bool
                 except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError) as error:
                     deaths[number] += 1
                     _mourn(line, f"shard {number} of {shards}", deaths[number], error)
-                    running[task.remote(make, number, here)] = number
+                    running[task.remote(make, number, *here)] = number
         _tell(line, done, shards, begin)
 
 
-def _work(make: Callable[[int], None], number: int, folder: str) -> None:
+def _work(make: Callable[[int], None], number: int, folder: str, version: str) -> None:
     """In a worker: call `make` where the driver was started, so that the same relative paths lead to the same files."""
+    host = socket.gethostname()
+    if version != __version__:
+        raise RunError(f"{host} has earwitness {__version__}, and the driver {version}: install the same everywhere")
     try:
         os.chdir(folder)
     except OSError as error:
         raise RunError(
-            f"{socket.gethostname()} has no folder {folder} ({error.strerror}), where the run was started: start it in "
-            "a folder that all machines of the cluster see under the same path"
+            f"{host} has no folder {folder} ({error.strerror}), where the run was started: start it in a folder that "
+            "all machines of the cluster see under the same path"
         ) from None
     make(number)
 
@@ -101,7 +105,10 @@ def _join(ray: Any, address: str, workers: int) -> None:
             socket.create_connection((host.strip("[]"), int(port)), 10).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(size if address == "local" else {}))
     except OSError as error:
-        raise RunError(f"no Ray cluster answers at {address}, which RAY_ADDRESS names: {error}") from error
+        raise RunError(
+            f"no Ray cluster answers at {address}, which RAY_ADDRESS names: {error}. Start it, or mend the address; "
+            "one that was started where ~/.ray holds a token asks for it: set RAY_AUTH_MODE=token here, too"
+        ) from error
 
 
 def _tell(line: ProgressLine | None, done: int, shards: int, begin: float) -> None:

@@ -15,7 +15,7 @@ from earwitness.models.places import place_of
 from earwitness.models.served.training import refuse_served_training
 from earwitness.needs import DATA_STAGES, chooses, data_stages, roles, sitting_of, sittings, trainings, trains
 from earwitness.records import Question
-from earwitness.sources import read_source, read_sources
+from earwitness.sources import read_source, read_sources, refuse_exam
 
 Note = Callable[[str], None]
 # Experiment trackers that transformers knows, and the modules of which one must be there.
@@ -47,6 +47,8 @@ def read_questions(config: RunConfig, note: Note, data_only: bool = False) -> As
     clips with what is learnt. Raises ConfigError or SourceError naming what cannot be read.
     """
     q = config.questions
+    for name in (*q.train, *q.choose):
+        refuse_exam(name)
     learns = data_only or any(trains(steps) for steps in config.arms.values())
     train = read_sources(q.train, q, q.limit, note) if learns else []
     if learns and not train:

@@ -43,7 +43,15 @@ TOKENS = 24
 SMALL: dict[str, dict[str, Any]] = {
     "sample": {"traces": 2, "max_tokens": TOKENS, "frames": 4},
     "sft": {"steps": 2, "batch": 2, "micro_batch": 1, "checkpoint_every": 1},
-    "grpo": {"steps": 2, "batch": 1, "micro_batch": 0, "group": 2, "max_tokens": TOKENS, "filter_samples": 0},
+    "grpo": {
+        "steps": 2,
+        "batch": 1,
+        "micro_batch": 0,
+        "group": 2,
+        "max_tokens": TOKENS,
+        "filter_samples": 0,
+        "rollouts": "local",
+    },
     "distil": {
         "steps": 2,
         "batch": 2,

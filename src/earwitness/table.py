@@ -175,8 +175,7 @@ class Table:
         With `sources`, raises StaleRow like `fill`.
         """
         wanted = list(ids)
-        elsewhere = [*self._unfinished.values(), *self._finished.values()]
-        every = {row.id: row for row in elsewhere} | self._rows
+        every = self._every()
         missing = [i for i in wanted if i not in every]
         if missing:
             raise RunError(
@@ -189,8 +188,11 @@ class Table:
 
     def rows(self) -> list[Row]:
         """Return every row that there is, those of other parts first."""
+        return list(self._every().values())
+
+    def _every(self) -> dict[str, Row]:
         elsewhere = [*self._unfinished.values(), *self._finished.values()]
-        return list(({row.id: row for row in elsewhere} | self._rows).values())
+        return {row.id: row for row in elsewhere} | self._rows
 
     def _blocks(self, questions: Sequence[Question], block: int, among: Sequence[Question]) -> list[list[Question]]:
         seen: set[str] = set()

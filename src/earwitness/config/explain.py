@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from earwitness.config.base import Section
 from earwitness.config.models import Model, Role
-from earwitness.config.sections import SECTIONS, Exams, Questions, Train
+from earwitness.config.sections import SECTIONS, Columns, Exams, Questions, Train
 
 
 def nearest(key: str, known: Any) -> str:
@@ -21,6 +21,8 @@ def _known_keys(location: tuple[Any, ...], top: list[str]) -> list[str]:
         return list(Model.model_fields) if len(location) > 2 else list(get_args(Role))
     if len(location) == 1:
         return top
+    if location[:2] == ("questions", "columns"):
+        return list(Columns.model_fields)
     sections: dict[Any, type[Section]] = {**SECTIONS, "questions": Questions, "exams": Exams, "train": Train}
     section = sections.get(location[0])
     return list(section.model_fields) if section else []

@@ -12,10 +12,31 @@ from earwitness.records import Pool
 PromptName = Literal["direct", "think", "plain", "given-trace"]
 
 
+class Columns(Section):
+    """What a table (`table:PATH`, `hf:NAME`) calls what a question has; None: as here, where it has such a column.
+
+    `choices` is one column with lists, or several with a choice each; `tags` maps a tag's name to a column.
+    """
+
+    id: str | None = None
+    media: str | None = None
+    start: str | None = None
+    end: str | None = None
+    question: str | None = None
+    choices: str | tuple[str, ...] | None = None
+    answer: str | None = None
+    think: str | None = None
+    description: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
 class Questions(Section):
     """`train` feeds the data stages, `choose` picks checkpoints (by the teacher's labels unless `choose_by` says gold).
 
-    Both list `source:selection` names; `limit` is the number of training questions (0: all of them).
+    Both list `source:selection` names; `limit` is the number of training questions (0: all of them). `media` are the
+    folders of clips, or patterns of file names such as `clips/{media}*.mp4`; `annotations` is a published set's file,
+    with `{split}` and `{source}` in its name; `unpack` a folder for sound that a table holds within itself. `reword`
+    asks about the audio where AVQA asks about the video.
     """
 
     train: Names
@@ -25,6 +46,9 @@ class Questions(Section):
     choose_by: Literal["teacher", "gold"] = "teacher"
     media: tuple[str, ...] = where(())
     annotations: str = where("")
+    unpack: str = where("")
+    reword: bool = later(True)
+    columns: Columns = later(Columns())
 
 
 class Exams(Section):

@@ -157,6 +157,7 @@ def training_job(
         textual_teacher=teacher,
         descriptions=descriptions,
         checker=checker,
+        budget=bench.config.budget,
     )
     folder = bench.run.folder(step.stage, _identity(bench, job))
     return replace(job, folder=folder, key=folder.name)

@@ -35,7 +35,7 @@ def refuse_strangers(drift: Tensor) -> float:
         raise StrangeSamples(
             f"the server's log-probabilities of its samples are {mean:.2f} nats a token from the trainer's, and more "
             f"than {TOO_FAR} is no rounding: it serves other weights, does not use the adapter that it was given, or "
-            "does not hear the sound. Look at it with `earwitness probe`"
+            "does not hear the sound. Look at it with `earwitness probe`; under full tuning, lower grpo.reload_every"
         )
     return float(drift.abs().max())
 

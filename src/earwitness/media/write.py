@@ -6,14 +6,13 @@ import io
 import wave
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
-from av.container import OutputContainer
-from av.video.frame import VideoFrame
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
 
 
 def write_clip(
@@ -23,6 +22,8 @@ def write_clip(
 
     Raises ValueError for shapes or types that such a file cannot hold.
     """
+    import av  # here, because most that is asked of this package writes no film
+
     _check_images(images)
     with av.open(str(path), "w", format="mp4") as container:
         picture = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -32,7 +33,7 @@ def write_clip(
         picture.codec_context.thread_count = 1  # equal input, equal file
         sound = container.add_stream("aac", rate=rate, layout="mono")
         for image in images:
-            container.mux(picture.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(picture.encode(None))
         _encode_sound(container, sound, samples, rate)
 
@@ -67,6 +68,8 @@ def _mono(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _encode_sound(container: OutputContainer, stream: AudioStream, samples: np.ndarray[Any, Any], rate: int) -> None:
+    from av.audio.frame import AudioFrame
+
     samples = _mono(samples)
     for at in range(0, len(samples), 1024):
         frame = AudioFrame.from_ndarray(samples[None, at : at + 1024], format="fltp", layout="mono")

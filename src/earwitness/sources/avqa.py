@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from earwitness.records import Clip, Question
+from earwitness.sources.media import Files
 from earwitness.sources.problems import Problems, SourceError, folded, shown, unfit
 
-_PLACE = "{video_name}"
 _EXAMPLE = "clips/{video_name}*.mp4"
 _YOUTUBE_ID = 11
 NONE = "NULL"  # what the official code writes where a choice is missing
@@ -27,9 +27,10 @@ def read_avqa(
     """Return the questions whose clip is on disk, and the names of clips that are not.
 
     `annotations` is a JSON file, or a folder of files named `SPLIT_*.json`. `media` are patterns such as
-    `clips/{video_name}*.mp4`, tried in order; `{video_name}` is the clip's name without `_trimmed` and ending. Clips
-    vanish from the web, so missing ones are returned for the report, and are an error only if none is found; a name
-    that several files match counts as missing, since no guess is made.
+    `clips/{video_name}*.mp4`, tried in order; `{video_name}` is the clip's name without `_trimmed` and ending,
+    `{youtube_id}` and `{start}` (in seconds, without zeros before) are its parts. Clips vanish from the web, so missing
+    ones are returned for the report, and are an error only if none is found; a name that several files match counts as
+    missing, since no guess is made.
 
     Choices that repeat another are dropped and an answer that is no choice is left out; the tag `repaired` says so.
     `reword` asks about the audio instead of the video. Raises SourceError.
@@ -37,7 +38,9 @@ def read_avqa(
     questions: list[Question] = []
     missing: dict[str, None] = {}
     seen: set[Any] = set()
-    files = _Files(media)
+    if not media:
+        raise SourceError(f"no place for AVQA's media; set questions.media to patterns such as {_EXAMPLE}")
+    files = Files(media, named(""), "video_name")
     for path in _annotation_files(Path(annotations), split):
         problems = Problems(str(path))
         for number, row in enumerate(_rows(path), 1):
@@ -46,7 +49,7 @@ def read_avqa(
                 problems.add(number, reason)
                 continue
             seen.add(row["id"])
-            found = files.find(row)
+            found = files.find(clip_name(row["video_name"]), named(row["video_name"]))
             if isinstance(found, str):
                 missing[found] = None
             else:
@@ -125,10 +128,14 @@ def _question(row: dict[str, Any], found: Path, split: str, reword: bool) -> Que
 
 
 def _repaired(row: dict[str, Any]) -> tuple[tuple[str, ...] | None, str | None, list[str]]:
-    """Return choices without repetition, the answer as one of them, and what had to be mended."""
     given = row.get("multi_choice")
     if not given:
         return None, str(row["answer"]).strip() or None, []
+    return repaired(given, given[row["answer"]] if isinstance(row["answer"], int) else row["answer"])
+
+
+def repaired(given: list[str], answer: str) -> tuple[tuple[str, ...], str | None, list[str]]:
+    """Return choices without repetition, the answer as one of them, and what had to be mended."""
     repairs = []
     kept: dict[str, str] = {}
     for choice in given:
@@ -136,10 +143,10 @@ def _repaired(row: dict[str, Any]) -> tuple[tuple[str, ...] | None, str | None, 
             kept.setdefault(folded(choice), choice.strip())
     if len(kept) < len(given):
         repairs.append("repeated choice")
-    answer = kept.get(folded(given[row["answer"]] if isinstance(row["answer"], int) else row["answer"]))
-    if answer is None:
+    right = kept.get(folded(answer))
+    if right is None:
         repairs.append("answer not among the choices")
-    return tuple(kept.values()), answer, repairs
+    return tuple(kept.values()), right, repairs
 
 
 def clip_name(video_name: str) -> str:
@@ -147,35 +154,12 @@ def clip_name(video_name: str) -> str:
     return video_name.removesuffix(".mp4").removesuffix("_trimmed")
 
 
-class _Files:
-    """The files that match patterns with a clip's name in them. Each pattern is looked up on disk once."""
-
-    def __init__(self, patterns: list[str]) -> None:
-        if not patterns:
-            raise SourceError(f"no place for AVQA's media; set questions.media to patterns such as {_EXAMPLE}")
-        self._tables = [(pattern, _table(pattern)) for pattern in patterns]
-
-    def find(self, row: dict[str, Any]) -> Path | str:
-        """Return a row's one file, or the clip's name with why there is none."""
-        name = clip_name(row["video_name"])
-        for pattern, table in self._tables:
-            wanted = Path(pattern.replace(_PLACE, glob.escape(name))).name
-            found = [path for path in table.get(name[:_YOUTUBE_ID], []) if path.match(wanted)]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                return f"{name} ({len(found)} files match)"
-        return name
-
-
-def _table(pattern: str) -> dict[str, list[Path]]:
-    """Return the files that match a pattern for any clip, by the YouTube id in their names."""
-    folder, _, last = pattern.rpartition("/")
-    before, place, _ = last.partition(_PLACE)
-    if not place or _PLACE in folder or "*" in before:
-        raise SourceError(f"media pattern {pattern!r}: write {_PLACE} in the file's name, before any *: {_EXAMPLE}")
-    table: dict[str, list[Path]] = {}
-    for name in glob.glob(str(Path(pattern.replace(_PLACE, "*")).expanduser()), recursive=True):  # noqa: PTH207
-        path = Path(name)
-        table.setdefault(path.name[len(before) :][:_YOUTUBE_ID], []).append(path)
-    return table
+def named(video_name: str) -> dict[str, str]:
+    """Return what patterns of file names can hold of a VGGSound clip's name: `<YouTube id>_<start in six digits>`."""
+    name = clip_name(video_name)
+    return {
+        "video_name": name,
+        "media": name,
+        "youtube_id": name[:_YOUTUBE_ID],
+        "start": name[_YOUTUBE_ID + 1 :].lstrip("0") or "0",
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 _SHOWN = 10
@@ -17,12 +18,24 @@ class SourceError(Exception):
     """Questions that cannot be read: the message names the file and line of each problem and what would mend it."""
 
 
+class RowError(Exception):
+    """What is wrong with one row; whoever reads the file adds which."""
+
+
 class Problems:
     """Collects what is wrong with a file, so that one run tells all of it."""
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
         self._found: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def first(self) -> str:
+        """The first problem, with its place."""
+        return self._found[0]
 
     def add(self, line: int, what: str) -> None:
         """Note a problem of a line (counted from 1)."""
@@ -37,6 +50,7 @@ class Problems:
             raise SourceError("\n".join([f"{count} in {self._origin}:", *self._found[:_SHOWN], *rest]))
 
 
+@lru_cache(maxsize=4096)  # the same choices stand under many questions
 def unfit(text: str, name: str, allowed: str = "") -> str | None:
     """Return why a text cannot be shown to a model, or None if it can; `allowed` are control characters that may stay.
 

@@ -11,15 +11,27 @@ import difflib
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from earwitness.answers import read, same
 from earwitness.cota import CotaError, in_parts, parse, think_of
 from earwitness.records import Clip, Question
-from earwitness.sources.problems import Problems, SourceError, folded, shown, unfit
+from earwitness.sources.problems import Problems, RowError, SourceError, folded, shown, unfit
 
-__all__ = ["FILE", "MEDIA", "SourceError", "clip_in", "read_folder", "read_questions"]
+__all__ = [
+    "FILE",
+    "MEDIA",
+    "SourceError",
+    "clip_in",
+    "clip_of",
+    "media_in",
+    "question_of",
+    "read_folder",
+    "read_questions",
+    "require_new",
+]
 
 FILE = "questions.jsonl"
 _KEYS = ("id", "media", "question", "start", "end", "choices", "answer", "think", "description", "tags")
@@ -27,10 +39,6 @@ _REQUIRED = ("id", "media", "question")
 _LONGEST_LINE = 1 << 20
 _LONGEST_ID = 200
 MEDIA = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".wav", ".flac", ".mp3", ".ogg", ".m4a"}
-
-
-class _LineError(Exception):
-    """One line's problem."""
 
 
 def read_folder(folder: Path | str) -> list[Question]:
@@ -70,9 +78,9 @@ def read_questions(path: Path | str) -> list[Question]:
                 try:
                     question = _question(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, path.parent)
                     if question is not None:
-                        _require_new(question.id, number, lines)
+                        require_new(question.id, number, lines)
                         questions.append(question)
-                except _LineError as error:
+                except RowError as error:
                     problems.add(number, str(error))
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}); check the path") from None
@@ -86,14 +94,15 @@ def clip_in(folder: Path, media: str, start: float = 0.0, end: float | None = No
     """Return a span of a folder's file as a line of questions would name it. Raises SourceError where none may."""
     try:
         return _clip({"media": media, "start": start, "end": end}, folder)
-    except _LineError as error:
+    except RowError as error:
         raise SourceError(str(error)) from None
 
 
-def _require_new(name: str, number: int, lines: dict[str, int]) -> None:
-    first = lines.setdefault(name, number)
+def require_new(name: str, number: int, seen: dict[str, int], what: str = "line") -> None:
+    """Raise RowError if an id is that of an earlier line of `seen`; remember it if not."""
+    first = seen.setdefault(name, number)
     if first != number:
-        raise _LineError(f"id {shown(name)} is that of line {first} too; give each question its own")
+        raise RowError(f"id {shown(name)} is that of {what} {first} too; give each question its own")
 
 
 def _question(raw: bytes, folder: Path) -> Question | None:
@@ -103,19 +112,27 @@ def _question(raw: bytes, folder: Path) -> Question | None:
     for key in row:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
-            raise _LineError(
+            raise RowError(
                 f"unknown key {shown(key)}; " + (f"did you mean {near[0]!r}?" if near else f"known: {_KEYS}")
             )
+    return question_of(row, lambda: _clip(row, folder))
+
+
+def question_of(row: dict[str, Any], clip: Callable[[], Clip]) -> Question:
+    """Return the question that a row with the keys of a line of `questions.jsonl` asks about a clip.
+
+    Every source's rows pass here. Raises RowError; whatever `clip` raises travels.
+    """
     for key in _REQUIRED:
         if row.get(key) is None:
-            raise _LineError(f"{key!r} is missing; every question needs {', '.join(_REQUIRED)}")
+            raise RowError(f"{key!r} is missing; every question needs {', '.join(_REQUIRED)}")
     text = _text(row["question"], "question", "\n\t").strip()
     choices = _choices(row.get("choices"))
     think, response = _thought(row.get("think"))
     description = row.get("description")
     return Question(
         id=_identity(row["id"]),
-        clip=_clip(row, folder),
+        clip=clip(),
         text=text,
         choices=choices,
         answer=_answer_or_response(row.get("answer"), response, choices),
@@ -127,79 +144,87 @@ def _question(raw: bytes, folder: Path) -> Question | None:
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     if len(raw) > _LONGEST_LINE:
-        raise _LineError(f"a line of {len(raw)} bytes, above {_LONGEST_LINE}; one question per line")
+        raise RowError(f"a line of {len(raw)} bytes, above {_LONGEST_LINE}; one question per line")
     try:
         text = raw.decode("utf-8").strip()
         row = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique) if text else None
     except UnicodeDecodeError as error:
-        raise _LineError(f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
+        raise RowError(f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise _LineError(f"not valid JSON at column {error.colno} ({error.msg}); one JSON object per line") from None
+        raise RowError(f"not valid JSON at column {error.colno} ({error.msg}); one JSON object per line") from None
     except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
-        raise _LineError("JSON that nests too deep or holds an endless number; write a plain object") from None
+        raise RowError("JSON that nests too deep or holds an endless number; write a plain object") from None
     if row is not None and not isinstance(row, dict):
-        raise _LineError(f"{shown(row)} is not an object; write {{...}}")
+        raise RowError(f"{shown(row)} is not an object; write {{...}}")
     return row
 
 
 def _refuse(constant: str) -> None:
-    raise _LineError(f"{constant} is no number that JSON has; write a number or leave the key out")
+    raise RowError(f"{constant} is no number that JSON has; write a number or leave the key out")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _LineError(f"key {shown(next(k for k in keys if keys.count(k) > 1))} is written twice; keep one")
+        raise RowError(f"key {shown(next(k for k in keys if keys.count(k) > 1))} is written twice; keep one")
     return row
 
 
 def _text(value: Any, name: str, allowed: str = "") -> str:
     if not isinstance(value, str):
-        raise _LineError(f"{name} is {shown(value)}, not text; put it in quotes")
+        raise RowError(f"{name} is {shown(value)}, not text; put it in quotes")
     if reason := unfit(value, name, allowed):
-        raise _LineError(reason)
+        raise RowError(reason)
     return value
 
 
 def _identity(value: Any) -> str:
     name = _text(value, "id")
     if len(name) > _LONGEST_ID:
-        raise _LineError(f"id {shown(name)} is longer than {_LONGEST_ID} characters; shorten it")
+        raise RowError(f"id {shown(name)} is longer than {_LONGEST_ID} characters; shorten it")
     if any(character.isspace() for character in name):
-        raise _LineError(f"id {shown(name)} holds a space; use - or _")
+        raise RowError(f"id {shown(name)} holds a space; use - or _")
     if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise _LineError(f"id {shown(name)} looks like a path; use letters, digits, - and _, with / only between words")
+        raise RowError(f"id {shown(name)} looks like a path; use letters, digits, - and _, with / only between words")
     return name
 
 
 def _clip(row: dict[str, Any], folder: Path) -> Clip:
-    media = _media(row["media"], folder)
+    media = media_in(row["media"], folder)
+    return clip_of(row, media, Path(os.path.abspath(folder)) / media)  # noqa: PTH100 (links keep their names)
+
+
+def clip_of(row: dict[str, Any], name: str, file: Path) -> Clip:
+    """Return the span of a file that a row's `start` and `end` name; its id is `name`, and the span where it has one.
+
+    Raises RowError.
+    """
     start, end = _seconds(row.get("start"), "start"), _seconds(row.get("end"), "end")
     if end is not None and end <= (start or 0.0):
-        raise _LineError(f"end {end:g} is not after start {start or 0:g}; give seconds, start < end")
+        raise RowError(f"end {end:g} is not after start {start or 0:g}; give seconds, start < end")
     span = f"@{_shortest(start or 0.0)}-{'' if end is None else _shortest(end)}"
     whole = not start and end is None
-    absolute = Path(os.path.abspath(folder)) / media  # noqa: PTH100 (links keep their names)
-    return Clip(id=media if whole else media + span, media=str(absolute), start=start or 0.0, end=end)
+    return Clip(id=name if whole else name + span, media=str(file), start=start or 0.0, end=end)
 
 
-def _media(value: Any, folder: Path) -> str:
+def media_in(value: Any, folder: Path) -> str:
+    """Return a file's path relative to a folder, in which it stays. Raises RowError."""
     name = _text(value, "media")
     inside = "name a file inside the folder of the questions, relative to it"
     if "://" in name:
-        raise _LineError(f"media {shown(name)} is an address; download it and {inside}")
+        raise RowError(f"media {shown(name)} is an address; download it and {inside}")
     path, windows = PurePosixPath(name), PureWindowsPath(name)
     if path.is_absolute() or windows.drive or windows.root:
-        raise _LineError(f"media {shown(name)} is absolute; {inside}")
+        raise RowError(f"media {shown(name)} is absolute; {inside}")
     if ".." in path.parts or ".." in windows.parts or not path.parts:
-        raise _LineError(f"media {shown(name)} leaves its folder; {inside}")
+        raise RowError(f"media {shown(name)} leaves its folder; {inside}")
     try:
         within = _followed(folder / path).is_relative_to(folder.resolve())
     except (OSError, RuntimeError) as error:  # links in a circle, names that are too long
-        raise _LineError(f"media {shown(name)} cannot be followed ({error}); {inside}") from None
+        raise RowError(f"media {shown(name)} cannot be followed ({error}); {inside}") from None
     if not within:
-        raise _LineError(f"media {shown(name)} is a link that leaves its folder; {inside}")
+        raise RowError(f"media {shown(name)} is a link that leaves its folder; {inside}")
     return path.as_posix()
 
 
@@ -215,13 +240,13 @@ def _seconds(value: Any, name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _LineError(f"{name} is {shown(value)}, not a number; give seconds")
+        raise RowError(f"{name} is {shown(value)}, not a number; give seconds")
     try:
         seconds = float(value)
     except OverflowError:
         seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
-        raise _LineError(f"{name} is {shown(value)}; give seconds from 0 upwards")
+        raise RowError(f"{name} is {shown(value)}; give seconds from 0 upwards")
     return seconds
 
 
@@ -233,15 +258,15 @@ def _choices(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise _LineError(f"choices is {shown(value)}, not a list; write [...] or leave it out for an open question")
+        raise RowError(f"choices is {shown(value)}, not a list; write [...] or leave it out for an open question")
     if len(value) < 2:
-        raise _LineError(f"choices has {len(value)} entries; give at least two, or leave it out for an open question")
+        raise RowError(f"choices has {len(value)} entries; give at least two, or leave it out for an open question")
     choices = tuple(_text(choice, f"choice {number}").strip() for number, choice in enumerate(value, 1))
     seen: dict[str, str] = {}
-    for choice in choices:
-        if folded(choice) in seen:
-            raise _LineError(f"choices {shown(seen[folded(choice)])} and {shown(choice)} are the same; keep one")
-        seen[folded(choice)] = choice
+    for number, choice in enumerate(choices, 1):
+        first = seen.setdefault(folded(choice), choice)
+        if len(seen) < number:
+            raise RowError(f"choices {shown(first)} and {shown(choice)} are the same; keep one")
     return choices
 
 
@@ -251,17 +276,17 @@ def _answer(value: Any, choices: tuple[str, ...] | None) -> str | None:
     if choices is None:
         return _text(value, "answer").strip()
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise _LineError(f"answer is {shown(value)}; give the text of a choice, or its index from 0")
+        raise RowError(f"answer is {shown(value)}; give the text of a choice, or its index from 0")
     if isinstance(value, int):
         if not 0 <= value < len(choices):
-            raise _LineError(f"answer is index {shown(value)}, but choices are 0 to {len(choices) - 1}")
+            raise RowError(f"answer is index {shown(value)}, but choices are 0 to {len(choices) - 1}")
         return choices[value]
     text = folded(_text(value, "answer"))
     for choice in choices:
         if folded(choice) == text:
             return choice
     close = difflib.get_close_matches(str(value), choices, n=1) or choices[:4]
-    raise _LineError(f"answer {shown(value)} is not among the choices; the nearest: {', '.join(map(shown, close))}")
+    raise RowError(f"answer {shown(value)} is not among the choices; the nearest: {', '.join(map(shown, close))}")
 
 
 def _thought(value: Any) -> tuple[str | None, str | None]:
@@ -271,9 +296,7 @@ def _thought(value: Any) -> tuple[str | None, str | None]:
     try:
         parts = parse(value)
     except CotaError as error:
-        raise _LineError(
-            f"think is not in CoTA's four parts: {error}; mend it, or write it without these tags"
-        ) from None
+        raise RowError(f"think is not in CoTA's four parts: {error}; mend it, or write it without these tags") from None
     for name, text in vars(parts).items():
         if text is not None:
             _text(text, f"think's {name}", "\n\t")
@@ -289,11 +312,11 @@ def _answer_or_response(value: Any, response: str | None, choices: tuple[str, ..
         return response.strip()
     said = read(response, choices).answer
     if answer is None and said is None:
-        raise _LineError(
+        raise RowError(
             f"think's response {shown(response.strip())} names none of the choices; write an answer beside it"
         )
     if answer is not None and said is not None and not same(answer, said):
-        raise _LineError(f"answer is {shown(answer)}, and think's response names {shown(said)}; keep the right one")
+        raise RowError(f"answer is {shown(answer)}, and think's response names {shown(said)}; keep the right one")
     return said if answer is None else answer
 
 
@@ -301,5 +324,5 @@ def _tags(value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _LineError(f'tags is {shown(value)}; write an object such as {{"category": "temporal"}}')
+        raise RowError(f'tags is {shown(value)}; write an object such as {{"category": "temporal"}}')
     return {_text(key, "a tag's name"): _text(text, f"tag {shown(key)}") for key, text in value.items()}

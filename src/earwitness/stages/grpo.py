@@ -208,7 +208,7 @@ def served_rollouts(job: TrainingJob, student: Student) -> Iterator[ServedRollou
         return
     from earwitness.stages.served_rollouts import ServedRollouts
 
-    served = ServedRollouts(job, student, PROMPT)
+    served = ServedRollouts(job, student)
     try:
         yield served
     finally:

@@ -29,7 +29,7 @@ from earwitness.models.served.reading import read_samples
 from earwitness.models.served.requests import PATH, Asked, body, most_tokens
 from earwitness.models.served.showing import show
 from earwitness.models.served.weights import Keeper
-from earwitness.stages.student import Student, write
+from earwitness.stages.student import Student, save_weights
 from earwitness.stages.training import TrainingJob, first_process
 from earwitness.stages.workbench import StageError
 
@@ -44,9 +44,9 @@ class ServedRollouts:
     the others wait for it. What an earlier sitting left there is dropped at the start.
     """
 
-    def __init__(self, job: TrainingJob, student: Student, prompt: str) -> None:
+    def __init__(self, job: TrainingJob, student: Student) -> None:
         assert isinstance(job.settings, Grpo)
-        self.settings, self.student, self.prompt = job.settings, student, prompt
+        self.settings, self.student = job.settings, student
         self.spec = job.base.model_copy(update={"kind": "served", "adapter": None})
         self.prompts: dict[tuple[object, ...], Prompt] = {}  # by the key of the task
         self.keeper = Keeper(self.spec)
@@ -87,7 +87,7 @@ class ServedRollouts:
         self.round, version = round_number, f"{self.name}-{round_number}"
         if first_process():
             folder = self.folder / version
-            write(self.student, folder, self.prompt)
+            save_weights(self.student.local.model, folder)
             if full:
                 self.keeper.reload(folder)
             else:

@@ -140,27 +140,28 @@ def save(job: TrainingJob, student: Student, prompt: str, checkpoint: Path | Non
 
     The weights are the student's, or those of a checkpoint's folder: of a model that no process holds whole.
     """
-    write(student, job.folder / FINAL, prompt, checkpoint)
-
-
-def write(student: Student, folder: Path, prompt: str, checkpoint: Path | None = None) -> None:
-    """Write a student to a folder, which is there whole or not at all; see `save`."""
     from earwitness.models.places import CARD
 
-    partial = folder.with_name(f"{folder.name}.partial")
+    final = job.folder / FINAL
+    partial = job.folder / "final.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    model = student.local.model
     if checkpoint is not None:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         for file in [*checkpoint.glob("*.safetensors*"), *checkpoint.glob("*config.json")]:
             shutil.copy(file, partial)
-    elif hasattr(model, "peft_config"):
-        model.save_pretrained(partial, selected_adapters=["default"])
     else:
-        model.save_pretrained(partial)
+        save_weights(student.local.model, partial)
     student.local.tokenizer.save_pretrained(partial)
     student.local.extractor.save_pretrained(partial)
     card = {"manner": student.local.manner, "prompt": prompt}
     (partial / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Write a model's weights and configuration: under LoRA those of the adapter, and of two the one that learns."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(folder, selected_adapters=["default"])
+    else:
+        model.save_pretrained(folder)

@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from earwitness.config import Grpo, Model, Optimisation, Verify
+from earwitness.config import Budget, Grpo, Model, Optimisation, Verify
 from earwitness.launcher import in_shards
+from earwitness.models.served.desk import desk_of_worker
 from earwitness.records import Checkpoint, Lesson, Question
 from earwitness.run import Run
 from earwitness.stages.student import FINAL, Student, save
@@ -47,7 +48,7 @@ class TrainingJob:
     (question, lesson) pairs; in `grpo` the lesson's answer is the label that is rewarded. `choose` holds the labelled
     questions by which one of several candidate checkpoints is kept, answering in `answer_tokens` at most. `trackers`
     are told every step. In `distil` the `textual_teacher` reads `descriptions`, by question id; in `grpo` the `checker`
-    listens, where its verdict is rewarded.
+    listens, where its verdict is rewarded, and where it is served, within the `budget`.
     """
 
     stage: Literal["sft", "grpo", "distil"]
@@ -64,6 +65,7 @@ class TrainingJob:
     textual_teacher: Model | None = None
     descriptions: tuple[tuple[str, str], ...] = ()
     checker: tuple[Model, Verify] | None = None
+    budget: Budget = field(default_factory=Budget)
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
     release_models()
     _take_device()
     alone = _alone(job.folder) if first_process() else nullcontext()
-    with alone, _room_on_disk(job.folder), _room_in_memory(job):
+    with alone, _room_on_disk(job.folder), _room_in_memory(job), _desk(job):
         from earwitness.stages.distil import learn_jointly
         from earwitness.stages.grpo import practise
         from earwitness.stages.sft import learn_lessons
@@ -90,6 +92,14 @@ def train(job: TrainingJob) -> dict[str, Any]:
             finished(job)
     free_memory()
     return facts
+
+
+def _desk(job: TrainingJob) -> AbstractContextManager[object]:
+    """Open what a served checker's answers are kept in: each process has a ledger of its own in the run's folder."""
+    if job.checker is None or job.checker[0].kind != "served":
+        return nullcontext()
+    part = f".{job.folder.name}.{os.environ.get('RANK', '0')}"
+    return desk_of_worker(job.folder.parent.parent, job.budget, part)
 
 
 def finished(job: TrainingJob) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,7 @@ def current_desk() -> Desk:
     with _plain:
         if not _open:
             _open.append(Desk(None, Purse(Budget(), load_prices())))
+            atexit.register(_open[-1].close)
         return _open[-1]
 
 
@@ -87,13 +89,26 @@ def open_desk(
     The ledger is `ROOT/NAME/ledger{part}.sqlite`; what other runs below ROOT were answered is not asked again. A
     configuration without served models gets a desk without a ledger. `first` is called before the first request.
     """
-    folder = root / name
     served = any(spec.base_url for spec in config.models.values())
+    with _opened(root / name, config.budget, part, served, first) as desk:
+        yield desk
+
+
+@contextlib.contextmanager
+def desk_of_worker(run: Path, budget: Budget, part: str) -> Iterator[Desk]:
+    """Open a desk with a ledger of its own for work that a run hands to this process; in the driver it is the run's."""
+    if any(desk.ledger is not None for desk in _open):
+        yield current_desk()
+        return
+    with _opened(run, budget, part, True, None) as desk:
+        yield desk
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, budget: Budget, part: str, keeps: bool, first: Callable[[], None] | None) -> Iterator[Desk]:
     own = folder / f"ledger{part}.sqlite"
-    prices = load_prices(config.budget.prices)
-    purse = Purse(config.budget, prices, own, lambda: [path for path in folder.glob(LEDGERS) if path != own])
-    ledger = Ledger(own, root.glob(f"*/{LEDGERS}")) if served else None
-    desk = Desk(ledger, purse, first)
+    purse = Purse(budget, load_prices(budget.prices), own, lambda: [p for p in folder.glob(LEDGERS) if p != own])
+    desk = Desk(Ledger(own, folder.parent.glob(f"*/{LEDGERS}")) if keeps else None, purse, first)
     _open.append(desk)
     try:
         yield desk

@@ -123,8 +123,7 @@ class Endpoint:
         self.breaker.start()
 
     def end(self, news: News, started: float, now: float, unused: int = 0, pause: float = 0.0) -> None:
-        """Count a request that ended: what it left of its tokens, and how long the server asks to be left alone."""
-        self.under_way -= 1
+        """Learn from how a request ended, what it left of its tokens, and how long the server asks to be left alone."""
         self.tokens.take(-unused, now)
         self.paused_until = max(self.paused_until, now + pause)
         self.reached = self.reached or news != "gone"
@@ -132,14 +131,19 @@ class Endpoint:
             self.breaker.failed(now, news == "gone")
         else:
             self.breaker.worked()
-        self._adapt(news in ("refused", "strained"), started, now)
+        self._adapt(news, started, now)
 
-    def _adapt(self, too_much: bool, started: float, now: float) -> None:
+    def leave(self) -> None:
+        """Count a request that is over: its place is free."""
+        self.under_way -= 1
+
+    def _adapt(self, news: News, started: float, now: float) -> None:
         """Add one request per round that went well; after one in which many were too much go slower, once a round."""
+        too_much = news in ("refused", "strained")
         self._refusals.append(too_much)
-        if not too_much:
+        if news == "served":
             self.pace = min(self.most, self.pace + 1 / self.pace)
-        elif started >= self.slowed_at:
+        elif too_much and started >= self.slowed_at:
             latest = list(self._refusals)[-max(1, int(self.pace)) :]
             if sum(latest) > TOLERATED * len(latest):
                 self.pace, self.slowed_at = max(1.0, SLOWER * self.pace), now

@@ -7,16 +7,18 @@ same time is sent once, and what the ledger knows is not sent at all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from earwitness.config import Model
 from earwitness.ledger import Attempt, Ledger
 from earwitness.models.exchange import Unanswered
 from earwitness.models.served.call import Answer, Call, ServerError
-from earwitness.models.served.endpoint import Endpoint, News, backoff
+from earwitness.models.served.endpoint import Endpoint, backoff
 from earwitness.models.served.post import ON, Post
 from earwitness.models.served.purse import Hold, Purse
 from earwitness.models.served.reply import Ending
@@ -30,7 +32,10 @@ Answers = dict[str, Answer]
 
 
 class Engine:
-    """The door to one served model at one or several addresses. `ask` may be called from any number of threads."""
+    """The door to one served model at one or several addresses. `ask` may be called from any number of threads.
+
+    Raises ServerError where an address is none or the key is missing, RunError where a budget in USD meets no price.
+    """
 
     def __init__(self, spec: Model, ledger: Ledger | None, purse: Purse) -> None:
         self.spec = spec
@@ -47,7 +52,8 @@ class Engine:
         self._queue: deque[_Turn] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._served: float | None = None  # when something was answered last, or first asked
+        self._served = now  # when something was answered last, or asked after a rest
+        self._halted = False  # by what ends the run; `_stopped` says how, as soon as that is known
         self._stopped: Exception | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"requests to {spec.name}", daemon=True)
         self._thread.start()
@@ -137,7 +143,8 @@ class Engine:
         await self._post.close()
 
     def _begin(self, owed: Sequence[tuple[Call, Future[Answers], Answers]]) -> None:
-        self._served = self._served or self._loop.time()
+        if not self._tasks:
+            self._served = self._loop.time()
         for call, future, known in owed:
             task = self._loop.create_task(self._settle(call, future, known))
             self._tasks.add(task)
@@ -168,6 +175,8 @@ class Engine:
             ending, recorded = await self._attempt(call, endpoint, hold)
             if ending.then == "done":
                 return dict(zip(call.keys, ending.answers, strict=True)), recorded
+            if recorded is not None:
+                await asyncio.wrap_future(recorded)
             if ending.then == "stop":
                 error = await self._post.fatal(ending, endpoint)
                 self._stop(error)
@@ -199,7 +208,7 @@ class Engine:
     def _dispatch(self) -> None:
         """Give out the places that there are, in the queue's order; come back when the next one may be free."""
         now = self._loop.time()
-        while self._queue:
+        while self._queue and not self._halted:
             turn = self._queue[0]
             if turn.come.done():
                 self._queue.popleft()
@@ -242,7 +251,7 @@ class Engine:
     async def _attempt(self, call: Call, endpoint: Endpoint, hold: Hold) -> tuple[Ending, Future[None] | None]:
         """Send a request once, and put down how it ended: at the endpoint, in the budget, in the ledger."""
         started = self._loop.time()
-        ending = Ending("stopped", "stop", "served")
+        ending = Ending("stopped", "again", "served")
         try:
             ending = await self._post.send(call, endpoint)
         finally:
@@ -257,26 +266,38 @@ class Engine:
             if ending.then == "done":
                 self._served = now
             recorded = self._ledger.record(attempt, answers) if self._ledger else None
-            if recorded is not None and not answers:
-                recorded.add_done_callback(self._look_at_disk)
-        self._look_around(ending.news, now)
-        self._dispatch()
+            self._look_around(ending, now)
+            if recorded is None:
+                self._free(endpoint, None)
+            else:
+                recorded.add_done_callback(partial(self._written, endpoint))
         return ending, recorded
 
-    def _look_at_disk(self, recorded: Future[None]) -> None:
-        error = recorded.exception()
-        if isinstance(error, Exception):
-            self._loop.call_soon_threadsafe(self._stop, error)
+    def _written(self, endpoint: Endpoint, recorded: Future[None]) -> None:
+        """Free a request's place, on the ledger's thread.
 
-    def _look_around(self, news: News, now: float) -> None:
+        It was held until here, so that what a kill loses was under way, in the sense of `concurrency`.
+        """
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._loop.call_soon_threadsafe(self._free, endpoint, recorded.exception())
+
+    def _free(self, endpoint: Endpoint, error: BaseException | None) -> None:
+        endpoint.leave()
+        if isinstance(error, Exception):
+            self._stop(error)  # a disk that takes no more: nothing further is paid
+        self._dispatch()
+
+    def _look_around(self, ending: Ending, now: float) -> None:
         """Stop where nobody is there, or nobody wants to be asked for long, instead of failing every question."""
+        self._halted = self._halted or ending.then == "stop"
+        news = ending.news
         places, name = ", ".join(endpoint.place for endpoint in self._endpoints), self.spec.name
-        waited = now - (self._served or now)
+        waited = now - self._served
         pause = min(endpoint.paused_until for endpoint in self._endpoints) - now
         down = [e.breaker.down_since for e in self._endpoints]
         if news == "gone" and not any(e.reached for e in self._endpoints) and waited > NOBODY:
             said = f"nobody answers at {places}: start the server of {name}, or mend base_url"
-        elif all(since is not None and now - since > GONE for since in down):
+        elif waited > GONE and all(since is not None and now - since > GONE for since in down):
             said = f"{places} has failed for {GONE / 60:g} minutes: see to the server of {name}"
         elif pause > PATIENCE:
             said = f"{places} asks to be left alone for {pause / 60:.0f} minutes: wait as long"

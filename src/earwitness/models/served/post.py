@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 
 import aiohttp
@@ -14,6 +15,7 @@ from earwitness.models.served.call import Call, ServerError
 from earwitness.models.served.endpoint import Endpoint
 from earwitness.models.served.reply import REPLY_LIMIT, Ending, offered, read_reply
 
+LARGE = 2**20  # bytes
 CONNECTING = 10.0  # seconds until nobody is thought to take a connection
 ON = "the same command continues, and nothing that was answered is asked again"
 
@@ -50,7 +52,9 @@ class Post:
             data = call.body if isinstance(call.body, bytes) else await asyncio.to_thread(call.body)
             async with asyncio.timeout(self._spec.timeout):
                 url = URL(endpoint.base_url + call.path, encoded=True)
-                async with self._session.post(url, data=data, allow_redirects=False) as reply:
+                # A large body is sent piece by piece, so that it does not hold up the others.
+                piecewise = data if len(data) < LARGE else io.BytesIO(data)
+                async with self._session.post(url, data=piecewise, allow_redirects=False) as reply:
                     body = await _bounded(reply, REPLY_LIMIT)
                     if body is None:
                         words = f"a reply of more than {REPLY_LIMIT >> 20} MiB"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from earwitness.config import Budget, Grpo, Role, RunConfig
+from earwitness.config import Budget, Grpo, Model, Role, RunConfig
 from earwitness.ledger import call_key
 from earwitness.media import RATE, Frames
 from earwitness.models import SENSES
@@ -22,16 +22,20 @@ from earwitness.models.served.reply import read_usage
 from earwitness.models.served.requests import PATH, Asked, body, most_tokens
 from earwitness.models.served.showing import show
 from earwitness.models.served.voice import ServedModel
+from earwitness.models.served.weights import Keeper
 from earwitness.needs import roles, trainings
 from earwitness.prices import load_prices
 from earwitness.prompts import fill, template
+from earwitness.records import Clip
+from earwitness.sources.clips import load_sound
 
 SAMPLES = 8
 FRAMES = 40  # more than the 32 after which vLLM stops reading unless told otherwise
 SHORT = (4, 8)  # numbers of frames whose difference says what a frame takes
 COUNTED = 0.9  # of the frames must show in the count of tokens, which also holds their times in words
 APART = 0.1  # nats between two scores that no rounding explains
-KNOWN_SOUND = {"plain": "a beep", "world": "bell"}
+KNOWN_SOUND = {"plain": "a beep", "world": "siren"}
+SCENE = Clip(id="scene", media="world:easy:7")
 SECONDS = 2
 
 Outcome = Literal["passes", "fails", "limited", "not told"]
@@ -51,7 +55,7 @@ class Finding:
 def served_roles(config: RunConfig, until: str | None = None) -> list[Role]:
     """Return the roles of a run that are asked of servers, the student's too where its rollouts are drawn there."""
     found = [role for role in roles(config, until) if config.model(role).kind == "served"]
-    return [*found, "student"] if until is None and _rollouts(config) and "student" not in found else found
+    return [*found, "student"] if until is None and _practice(config) and "student" not in found else found
 
 
 def probe(config: RunConfig, until: str | None = None, note: Callable[[str], None] = lambda _: None) -> list[Finding]:
@@ -83,14 +87,15 @@ class _Examination:
 
     def __init__(self, config: RunConfig, role: Role, desk: Desk) -> None:
         self.config, self.role, self.desk = config, role, desk
-        self.spec = config.model(role).model_copy(update={"attempts": 2})
         self.sense = SENSES[role]
+        self.practice = _practice(config) if role == "student" else []
+        self.spec = _as_served(config.model(role)) if self.practice else config.model(role)
+        self.spec = self.spec.model_copy(update={"attempts": 2})
         self.model = ServedModel(self.spec, self.sense, desk)
-        self.rollouts = role == "student" and _rollouts(config)
 
     def findings(self) -> list[Finding]:
         tests: dict[str, Callable[[], tuple[Outcome, str]]] = {}
-        if self.role == "teacher" or self.rollouts:
+        if self.role == "teacher" or self.practice:
             tests["samples"] = self.samples
         if self.sense == "sight":
             tests["frames"] = self.frames
@@ -98,8 +103,8 @@ class _Examination:
             tests["hearing"] = self.hearing
         if self.role == "checker":
             tests["yes or no"] = self.scores
-        if self.rollouts:
-            tests["token ids"] = self.token_ids
+        if self.practice:
+            tests |= {"token ids": self.token_ids, "weights": self.weights}
         if not tests:
             tests["answers"] = self.answers
         return [self._found(name, test) for name, test in tests.items()]
@@ -112,12 +117,16 @@ class _Examination:
         return Finding(self.role, self.spec.name, name, outcome, said)
 
     def samples(self) -> tuple[Outcome, str]:
-        """Draw at temperature 1 and compare: samples that are all alike are one greedy answer, copied."""
-        drawn = self._draw(Drawing(SAMPLES, 1.0, 32), self._prompt)
-        different = len({completion.text for completion in drawn})
-        if different == 1:
-            return "fails", f"{SAMPLES} samples at temperature 1 are all the same. {self._remedy('samples')}"
-        return "passes", f"{SAMPLES} asked for, {len(drawn)} came, {different} differ"
+        """Draw and compare: samples that are all alike are one greedy answer, copied.
+
+        A model may be sure of what it says at temperature 1; at 2 none is.
+        """
+        for temperature in (1, 2):
+            drawn = self._draw(Drawing(SAMPLES, float(temperature), 32), self._prompt)
+            different = len({completion.text for completion in drawn})
+            if different > 1:
+                return "passes", f"{SAMPLES} came, {different} of them differ at temperature {temperature}"
+        return "fails", f"{SAMPLES} samples are all the same, even at temperature 2. {self._remedy('samples')}"
 
     def answers(self) -> tuple[Outcome, str]:
         (said,) = self._draw(Drawing(max_tokens=16), self._prompt)
@@ -150,7 +159,7 @@ class _Examination:
         words = template(self.spec.manner, "describe")
         how = Drawing(max_tokens=32)
         beep, again, silent = (
-            self._draw(how, Prompt(words, wave=wave))[0].text for wave in (_beep(), _beep(), _silence())
+            self._draw(how, Prompt(words, wave=wave))[0].text for wave in (self._sound, self._sound, _silence())
         )
         if beep != again:
             return "not told", "even the same sound is described otherwise each time"
@@ -177,6 +186,20 @@ class _Examination:
         answers = self._ask(self._prompt, Drawing(2, 1.0, 8), Asked(seed=1, ids=True), read)
         return "passes", f"{sum(len(answer['ids']) for answer in answers)} tokens came with ids and log-probabilities"
 
+    def weights(self) -> tuple[Outcome, str]:
+        """Ask whether the server takes what practice hands it: adapters, or all weights."""
+        try:
+            for settings in self.practice:
+                Keeper(self.spec).refuse_unfit(settings.tuning, settings.lora_rank)
+        except ServerError as error:
+            return "fails", str(error)
+        return "passes", f"it takes what {', '.join(sorted({s.tuning for s in self.practice}))} trains while it runs"
+
+    @property
+    def _sound(self) -> np.ndarray[Any, Any]:
+        """A beep, or what a listener of the embedded world, which knows no beep, can hear."""
+        return _beep() if self.spec.manner == "plain" else load_sound(SCENE)
+
     @property
     def _words(self) -> str:
         return template(self.spec.manner, "probe")
@@ -185,10 +208,10 @@ class _Examination:
     def _prompt(self) -> Prompt:
         """Words that leave much to say, and something to see or hear where there is a sense for it."""
         film = noise_film(SHORT[1]) if self.sense == "sight" else None
-        return Prompt(self._words, film=film, wave=_beep() if self.sense == "hearing" else None)
+        return Prompt(self._words, film=film, wave=self._sound if self.sense == "hearing" else None)
 
     def _scores(self, question: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        prompts = [Prompt(question, wave=wave) for wave in (_beep(), _silence())]
+        prompts = [Prompt(question, wave=wave) for wave in (self._sound, _silence())]
         beep, silence = (np.array(scores) for scores in self.model.choose(prompts, ("yes", "no")))
         return beep, silence
 
@@ -269,5 +292,12 @@ def _share(scores: np.ndarray[Any, Any]) -> float:
     return 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
 
 
-def _rollouts(config: RunConfig) -> bool:
-    return any(isinstance(settings, Grpo) and settings.rollouts == "served" for settings in trainings(config))
+def _practice(config: RunConfig) -> list[Grpo]:
+    """Return the settings of the steps whose rollouts a server draws."""
+    return [settings for settings in trainings(config) if isinstance(settings, Grpo) and settings.rollouts == "served"]
+
+
+def _as_served(student: Model) -> Model:
+    """Return a student that is trained here as the model that its server has."""
+    manner = "world" if student.kind == "world" else student.manner
+    return student.model_copy(update={"kind": "served", "manner": manner, "name": Keeper(student).base()})

@@ -60,7 +60,8 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, call: Call,
         news: News = "strained" if status in (408, 503, 529) else "failed"
         return Ending(outcome, "again", news, words, pause=pause or 0.0)
     if 300 <= status < 400:
-        words = f"to {excerpt(headers.get('Location', '').encode()) or 'nowhere'}"
+        where = headers.get("Location", "")
+        words = f"to {excerpt((where.replace(key, '***') if key else where).encode('utf-8', 'replace')) or 'nowhere'}"
         return Ending(outcome, "stop", "served", words)
     if status in (401, 402, 403, 404, 405, 410, 429):
         return Ending(outcome, "stop", "served", words)
@@ -77,14 +78,22 @@ def _read_answer(body: bytes, call: Call) -> Ending:
     usage = read_usage(value.get("usage"))
     try:
         answers = tuple(call.read(value))
-        json.dumps(answers, allow_nan=False)
-    except (Malformed, ValueError, RecursionError) as error:
-        if not isinstance(error, Malformed):
-            error = Malformed(f"an answer that is no JSON ({error})")
-        return Ending("malformed", "again", "served", excerpt(str(error).encode("utf-8", "replace")), usage=usage)
+        _check(answers)
+    except Malformed as error:
+        words = str(error)
+        if "error" in value:  # some say with status 200 that they failed
+            words += f"; the server says {value['error']}"
+        return Ending("malformed", "again", "served", excerpt(words.encode("utf-8", "replace")), usage=usage)
     if len(answers) != len(call.keys):
         raise ValueError(f"{call.what}: {len(answers)} answers were read for {len(call.keys)} keys")
     return Ending("answered", "done", "served", answers=answers, usage=usage)
+
+
+def _check(answers: tuple[Answer, ...]) -> None:
+    try:
+        json.dumps(answers, allow_nan=False)
+    except ValueError as error:
+        raise Malformed(f"an answer that is no JSON ({error})") from None
 
 
 def read_usage(value: Any) -> Usage:

@@ -19,7 +19,7 @@ PATH = "/chat/completions"
 TICKS = 1000  # a frame's time is told as a whole number of these per second: never off by more than half of one
 TOP = 20  # tokens whose log-probabilities servers give at most
 TOKENS_PER_SECOND = 50  # of sound, and
-PIXELS_PER_TOKEN = 196  # of a picture: more than any model known here takes
+PIXELS_PER_TOKEN = 196  # of a picture: more than open models take
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def film_clock(film: Film) -> dict[str, Any]:
 
 
 def most_tokens(shown: Shown, text: str, how: Drawing) -> int:
-    """Return an upper bound of the tokens that a request uses."""
+    """Return an upper bound of the tokens that a request uses (some of OpenAI's small models count pictures higher)."""
     heard = sum(samples_in(sound) for sound in shown.sounds) / 16_000 * TOKENS_PER_SECOND
     seen = 0 if shown.film is None else len(shown.film.pictures) * (shown.film.pixels / PIXELS_PER_TOKEN + 85)
     return round(64 + len(text.encode()) + heard + seen) + how.samples * how.max_tokens

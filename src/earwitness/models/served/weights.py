@@ -86,7 +86,8 @@ class Keeper:
                 for cache in ("/../reset_prefix_cache", "/../reset_mm_cache"):
                     self._post(url, cache, {})
             elif call:
-                said = self._post(url, call, {"model_path": str(folder)})
+                which = {"model": self.base()} if len(self._bases()) > 1 else {}  # `earwitness serve` may serve several
+                said = self._post(url, call, {"model_path": str(folder)} | which)
                 if said.get("success") is False:
                     raise ServerError(f"the server at {place_of_url(url)} did not load {folder}: {shown(str(said))}")
             else:
