@@ -24,6 +24,8 @@ Teach an audio-language model to reason, from a teacher that watches the silent 
   earwitness run my.toml questions.limit=500     the run; the same command continues it after any stop
   earwitness show runs/my-run                    where it stands; with a question's id: its whole life
   earwitness listen world:student clip.mp4 "what is heard ?" --choices dog,bell
+  earwitness exam world:student --on world       public benchmarks too: mmau-mini, mmar, ...; score reads predictions
+  earwitness compare runs/exam-a runs/exam-b     whether two systems differ on the same questions
 """
 
 PARTS = (runs, exams, sitting, comparing, models, serving, probing, world)
