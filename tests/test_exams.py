@@ -139,7 +139,7 @@ def test_a_row_of_another_shape_is_refused_by_name_and_number(exam, change, said
 
 @pytest.mark.parametrize("name", ["hf:someone/set", "hf:set.json", "https://example.org/a.json"])
 def test_rows_are_read_from_files_alone_and_nothing_is_fetched(name):
-    with pytest.raises(SourceError, match="no table that can be read|cannot be read"):
+    with pytest.raises(SourceError, match=r"no table that can be read|cannot be read"):
         read_rows(Path(name))
 
 

@@ -92,6 +92,15 @@ def test_a_room_imports_only_rooms_on_lower_floors(file):
         assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_stays_under_400_lines_and_a_function_under_60(file):
+    source = file.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is too long to be read at a glance"
+
+
 def test_the_package_itself_imports_no_room():
     assert not rooms_imported((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
 
