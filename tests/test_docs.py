@@ -31,8 +31,7 @@ def test_every_link_within_the_repository_leads_somewhere(page):
 
 @prose
 def test_every_page_and_program_that_prose_names_is_there(page):
-    text = page.read_text(encoding="utf-8")
-    named = NAMED.findall(text)
+    named = NAMED.findall(page.read_text(encoding="utf-8"))
     assert not [name for name in named if not (ROOT / name).exists()]
 
 

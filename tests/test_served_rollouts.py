@@ -182,9 +182,9 @@ def test_a_server_that_gives_log_probabilities_before_the_temperature_is_refused
         train(job(url, runs / "tempered", temperature=0.5))
 
 
-def test_a_server_that_takes_no_weights_is_refused_in_words(runs):
-    with serving("world:student") as url, pytest.raises(ServerError, match=r"refused load_lora_adapter: 400 .*folders"):
-        train(job(url, runs / "closed"))
+def test_a_server_that_takes_no_weights_is_refused_in_words(world_server, runs):
+    with pytest.raises(ServerError, match=r"refused load_lora_adapter: 400 .*folders"):
+        train(job(world_server, runs / "closed"))
 
 
 def test_nobody_there_is_said_at_once(runs):
