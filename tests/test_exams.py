@@ -234,6 +234,7 @@ def test_missing_clips_are_told_and_two_files_are_no_clip(mmau, tmp_path):
     assert [q.id for q in asked] == ["mmau-mini/m-1", "mmau-mini/m-2"]  # own_m-3* matches two files
     assert asked[0].clip.media == str(tmp_path / "test-mini-audios" / "m-1.wav")
     assert "not known" in said[0] and "2 of 6 questions can be asked, 4 clips are not there" in said[1]
+    assert "m-3.wav (2 files match)" in said[1]
     (tmp_path / "more" / "own_m-33.wav").unlink()
     assert load_exam("mmau-mini", mmau)[2].clip.media.endswith("own_m-3_16k.wav")
     with pytest.raises(ConfigError, match=r"none of its 6 clips is there.*exams\.media"):

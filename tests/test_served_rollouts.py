@@ -172,9 +172,8 @@ def test_a_server_that_does_not_hear_is_refused(url, runs, monkeypatch):
         return body(spec, replace(shown, sounds=silence), *rest)
 
     monkeypatch.setattr(stage, "body", deaf)
-    with pytest.raises(StrangeSamples, match=r"samples are [1-9]\.\d\d nats .*does not hear the sound") as said:
+    with pytest.raises(StrangeSamples, match=r"samples are [1-9]\.\d\d nats .*does not hear the sound"):
         train(job(url, runs / "deaf"))
-    print(said.value)
 
 
 def test_a_server_that_gives_log_probabilities_before_the_temperature_is_refused(url, runs):
