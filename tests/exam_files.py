@@ -1,13 +1,10 @@
-"""Small annotation files of our own with the anomalies of the public ones, and where the public ones may lie."""
+"""Small annotation files of our own with the anomalies of the public ones."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from earwitness.exams import EXAMS
 from earwitness.exams.rows import read_rows
@@ -32,21 +29,6 @@ FILES = {
 def own(exam: str) -> list[Question]:
     """Return the questions of an exam's small file."""
     return EXAMS[exam].read(read_rows(OWN / FILES[exam]), FILES[exam])
-
-
-def public(name: str) -> Path:
-    """Return a public annotation file, or skip the test where it is not on this machine.
-
-    They lie in the folder named by EARWITNESS_DATA, or in `shared/data` beside or above the repository.
-    """
-    root = Path(__file__).parent.parent
-    places = [root / "shared" / "data", root.parent / "shared" / "data", root.parent.parent / "shared" / "data"]
-    if folder := os.environ.get("EARWITNESS_DATA"):
-        places = [Path(folder)]
-    found = next((place / name for place in places if (place / name).is_file()), None)
-    if found is None:
-        pytest.skip(f"{name} is not here; name the folder of public annotation files in EARWITNESS_DATA")
-    return found
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

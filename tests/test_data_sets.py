@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from earwitness.sources import is_set_apart, read_source, read_sources
 from earwitness.sources.music_avqa import WORDS, filled, read_row
 from earwitness.sources.problems import RowError, SourceError
 from earwitness.sources.rows import read_rows
+from public_files import public
 
-DATA = Path(os.environ.get("EARWITNESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PARTS = "".join(f"<{part}>a dog barks</{part}>" for part in ("PLANNING", "CAPTION", "REASONING", "SUMMARY"))
 AVQA = {
     "id": 183,
@@ -338,17 +337,16 @@ def test_a_source_that_is_not_there_is_called_as_it_was_written():
 # The real files
 
 
-@pytest.mark.skipif(not (DATA / "music_avqa").is_dir(), reason="the public files are not here")
 @pytest.mark.parametrize("file, rows", [("avqa-test", 9185), ("avqa-val", 4595), ("v2_test_bias", 9119)])
 def test_real_files_of_music_avqa(file, rows, tmp_path):
-    found = read_rows(DATA / "music_avqa" / f"{file}.json")
+    found = read_rows(public(f"music_avqa/{file}.json"))
     assert len(found) == rows
     for row in found:
         asked = read_row(row)
         assert "<" not in asked.text and asked.answer in WORDS
     for name in {row["video_id"] for row in found}:
         (tmp_path / f"{name}.mp4").touch()
-    settings = Questions(train=("x",), annotations=f"{DATA}/music_avqa/{{split}}.json", media=("{video_id}.mp4",))
+    settings = Questions(train=("x",), annotations=f"{public('music_avqa')}/{{split}}.json", media=("{video_id}.mp4",))
     questions = read_source(f"music_avqa:{file}", settings, 0)
     heard = [row for row in found if json.loads(row["type"])[0] != "Visual"]
     named = {row["question_id"] for row in heard if "question_id" in row}
@@ -360,14 +358,13 @@ def test_real_files_of_music_avqa(file, rows, tmp_path):
     assert len(questions) == len({q.id for q in questions}) == len(named) + len(nameless)
 
 
-@pytest.mark.skipif(not (DATA / "avqa").is_dir(), reason="the public files are not here")
 def test_real_files_of_avqa(tmp_path):
     """Re-split training rows with every second clip there: 3620 rows, with repeated choices and stray answers."""
-    rows = json.loads((DATA / "avqa" / "train_Where.json").read_text(encoding="utf-8"))
+    rows = json.loads(public("avqa/train_Where.json").read_text(encoding="utf-8"))
     videos = sorted({row["video_name"].removesuffix("_trimmed.mp4") for row in rows})
     for name in videos[::2]:
         (tmp_path / f"{name}_000030.mp4").touch()
-    settings = Questions(train=("x",), annotations=f"{DATA}/avqa", media=("{video_name}*.mp4",))
+    settings = Questions(train=("x",), annotations=str(public("avqa")), media=("{video_name}*.mp4",))
     notes: list[str] = []
     parts = [read_source(source, settings, 0, notes.append) for source in ("avqa:train", "avqa:train-choose")]
     here = [row for row in rows if row["video_name"].removesuffix("_trimmed.mp4") in set(videos[::2])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import wave
+from pathlib import Path
 
 import pytest
 import yaml
@@ -153,7 +154,7 @@ def test_a_task_folder_for_lmms_eval_scores_by_our_reading(run, tmp_path):
     assert spec is not None and spec.loader is not None
     functions = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(functions)
-    docs = read_rows(task["dataset_kwargs"]["data_files"]["test"])
+    docs = read_rows(Path(task["dataset_kwargs"]["data_files"]["test"]))
     assert task["task"] == "earwitness_mmau_mini" and len(docs) == COUNT
     named = [task[key].removeprefix("utils.") for key in ("doc_to_visual", "doc_to_text", "process_results")]
     sound, asked, judged = (getattr(functions, name) for name in named)

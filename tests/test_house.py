@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_a_room_imports_only_rooms_on_lower_floors(file):
     for other in rooms_imported(file.read_text(encoding="utf-8")) - {room}:
         assert other in FLOORS, f"{file.name} imports {other}, which is no room"
         assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_stays_under_400_lines_and_a_function_under_60(file):
+    source = file.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is too long to be read at a glance"
+
+
+def test_the_table_of_rooms_for_contributors_is_this_one():
+    page = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", page, re.MULTILINE)
+    told = {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+    assert told == {room: floor for room, floor in FLOORS.items() if room != "__main__"}
 
 
 def test_the_package_itself_imports_no_room():

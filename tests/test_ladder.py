@@ -9,7 +9,6 @@ other 23 it read a choice that was not meant. The rules were then written with t
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from pathlib import Path
@@ -20,9 +19,9 @@ from hypothesis import strategies as st
 
 from earwitness.answers import normalise, read, same
 from earwitness.forms import fold, folded, level_two, lowered, stems
+from public_files import public
 
 HERE = Path(__file__).parent
-SHARED = Path(os.environ.get("EARWITNESS_DATA", HERE.parents[1] / "shared" / "data"))
 PEOPLE = ("Man", "Woman", "Child", "Robot")
 
 # --- replies with human verdicts --------------------------------------------------------------------------------------
@@ -53,10 +52,9 @@ def test_third_set_is_read_as_a_human_reads_it_or_not_at_all(row):
     assert read(row["raw"], row["choices"]).answer == (None if unread else row["says"])
 
 
-@pytest.mark.skipif(not (SHARED / "scorers").is_dir(), reason="EARWITNESS_DATA names a folder of scorers' hard cases")
 def test_shared_hard_cases_are_read_as_a_human_reads_them():
     """Two of 55 stay unread: a number among other numbers, and a chord's long name."""
-    cases = rows(SHARED / "scorers" / "hardcases.jsonl")
+    cases = rows(public("scorers/hardcases.jsonl"))
     wrong = [c for c in cases if (read(c["prediction"], c["choices"]).answer == c["answer"]) != bool(c["human"])]
     assert len(cases) == 55
     assert {c["name"] for c in wrong} <= {"number word + other number", "chord minor"}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,11 +13,11 @@ from hypothesis import strategies as st
 
 from earwitness.answers import read
 from earwitness.exams.emotions import IEMOCAP, MELD, MERGED, NAMES, emotion_scores, label
-from earwitness.exams.instruments import INSTRUMENTS, WORDS, word
+from earwitness.exams.instruments import word
 from earwitness.exams.official import Item, Outcome, air_bench, exact_text, letter_of, mmsu, music_avqa, token_match
+from earwitness.sources.music_avqa import INSTRUMENTS, WORDS
+from public_files import public
 
-SHARED = Path(os.environ.get("EARWITNESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
-shared = pytest.mark.skipif(not (SHARED / "scorers").is_dir(), reason="EARWITNESS_DATA names a folder of benchmarks")
 PEOPLE = ("Man", "Woman", "Child", "Robot")
 ALL = (token_match, mmsu, air_bench, music_avqa, exact_text)
 
@@ -115,12 +113,11 @@ def test_two_choices_and_none_as_a_choice():
 
 
 def recorded() -> list[tuple[dict, dict]]:
-    cases = [json.loads(line) for line in (SHARED / "scorers" / "hardcases.jsonl").read_text("utf-8").splitlines()]
-    with (SHARED / "scorers" / "hardcases_results.tsv").open(encoding="utf-8", newline="") as file:
+    cases = [json.loads(line) for line in public("scorers/hardcases.jsonl").read_text("utf-8").splitlines()]
+    with public("scorers/hardcases_results.tsv").open(encoding="utf-8", newline="") as file:
         return list(zip(cases, csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), strict=True))
 
 
-@shared
 def test_recorded_outcomes_of_hard_cases_are_equalled():
     for case, row in recorded():
         item = Item(case["name"], tuple(case["choices"]), case["answer"])
@@ -156,17 +153,16 @@ SECTIONS = {
 
 
 def benchmark(path: str) -> list[Item]:
-    text = (SHARED / path).read_text(encoding="utf-8")
+    text = public(path).read_text(encoding="utf-8")
     rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
     return [Item(row["id"], tuple(row["choices"]), row["answer"], row.get("task", "")) for row in rows]
 
 
 def section(heading: str) -> str:
-    text = (SHARED / "scorers" / "format_ceilings.txt").read_text(encoding="utf-8")
+    text = public("scorers/format_ceilings.txt").read_text(encoding="utf-8")
     return text.split(heading + "\n", 1)[1].split("\n##", 1)[0]
 
 
-@shared
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_ceilings_of_formats_are_equalled(heading):
     items, ceilings = benchmark(SECTIONS[heading]), section(heading)
@@ -180,7 +176,6 @@ def test_ceilings_of_formats_are_equalled(heading):
     assert f"wrong choice text accepted: pairs {len(wrong)} items {len({i.id for i, _ in wrong})}" in ceilings
 
 
-@shared
 @pytest.mark.parametrize("path", SECTIONS.values())
 def test_what_is_read_reaches_the_ceiling_in_every_format_and_denials_never(path):
     """A bare letter where choices are letters says nothing; all else that a perfect model may write is read."""
@@ -242,10 +237,9 @@ def test_avqa_is_scored_by_text_where_options_are_doubled():
     assert one(exact_text, None, choices, "Motorboat") is False
 
 
-@shared
 def test_all_answers_of_music_avqa_are_among_the_42_words():
     for name in ("avqa-test", "avqa-val", "v2_test_bias"):
-        rows = json.loads((SHARED / "music_avqa" / f"{name}.json").read_text(encoding="utf-8"))
+        rows = json.loads(public(f"music_avqa/{name}.json").read_text(encoding="utf-8"))
         assert {row["anser"] for row in rows} <= set(WORDS)
 
 
@@ -272,9 +266,8 @@ def test_labels_are_named_and_excited_is_merged_only_where_it_is_said():
         emotion_scores([], [])
 
 
-@shared
 def test_majority_baseline_of_meld():
-    with (SHARED / "emotion" / "meld_test_sent_emo.csv").open(encoding="utf-8", newline="") as file:
+    with public("emotion/meld_test_sent_emo.csv").open(encoding="utf-8", newline="") as file:
         gold = [label(row["Emotion"], NAMES["meld"]) for row in csv.DictReader(file)]
     scores = emotion_scores(gold, ["neutral"] * len(gold))
     assert set(gold) == set(MELD)
@@ -282,9 +275,8 @@ def test_majority_baseline_of_meld():
     assert scores.unweighted_accuracy == pytest.approx(1 / 7)
 
 
-@shared
 def test_labels_of_iemocaps_fifth_session_are_its_four_classes():
-    lines = (SHARED / "emotion" / "iemocap_test_fold_5.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = public("emotion/iemocap_test_fold_5.jsonl").read_text(encoding="utf-8").splitlines()
     assert {label(json.loads(line)["emo"], NAMES["iemocap"], MERGED) for line in lines} == set(IEMOCAP)
 
 

@@ -18,10 +18,9 @@ from worlds import save, world_config
 KEY = "sk-secret-9876543210"
 
 
-@pytest.fixture(scope="module")
-def url():
-    with serving("world:teacher", "world:checker") as found:
-        yield found
+@pytest.fixture
+def url(world_server):
+    return world_server
 
 
 PRACTISED = [{"stage": "grpo", "prompts": "labels", "rollouts": "served", "tuning": "lora"}]

@@ -20,7 +20,8 @@ from earwitness.score import judge, score_file
 from earwitness.score.predictions import FIELDS, Matched
 from earwitness.score.table import table
 from earwitness.sources.problems import SourceError
-from exam_files import FILES, OWN, own, public, write
+from exam_files import FILES, OWN, own, write
+from public_files import public
 
 KEYS = [
     *("exam", "version", "n", "missing", "duplicates", "official_raw", "official", "strict", "low", "high"),

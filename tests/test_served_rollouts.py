@@ -172,9 +172,8 @@ def test_a_server_that_does_not_hear_is_refused(url, runs, monkeypatch):
         return body(spec, replace(shown, sounds=silence), *rest)
 
     monkeypatch.setattr(stage, "body", deaf)
-    with pytest.raises(StrangeSamples, match=r"samples are [1-9]\.\d\d nats .*does not hear the sound") as said:
+    with pytest.raises(StrangeSamples, match=r"samples are [1-9]\.\d\d nats .*does not hear the sound"):
         train(job(url, runs / "deaf"))
-    print(said.value)
 
 
 def test_a_server_that_gives_log_probabilities_before_the_temperature_is_refused(url, runs):
@@ -182,9 +181,9 @@ def test_a_server_that_gives_log_probabilities_before_the_temperature_is_refused
         train(job(url, runs / "tempered", temperature=0.5))
 
 
-def test_a_server_that_takes_no_weights_is_refused_in_words(runs):
-    with serving("world:student") as url, pytest.raises(ServerError, match=r"refused load_lora_adapter: 400 .*folders"):
-        train(job(url, runs / "closed"))
+def test_a_server_that_takes_no_weights_is_refused_in_words(world_server, runs):
+    with pytest.raises(ServerError, match=r"refused load_lora_adapter: 400 .*folders"):
+        train(job(world_server, runs / "closed"))
 
 
 def test_nobody_there_is_said_at_once(runs):

@@ -9,8 +9,10 @@ import time
 import pytest
 
 import worlds
+from earwitness.cli import main
 from earwitness.config import ConfigError, RunConfig
 from earwitness.driver import drive
+from earwitness.models.served import engine
 from earwitness.models.served.call import ServerError
 from earwitness.models.served.purse import BudgetReached
 from faults import faulty
@@ -157,12 +159,12 @@ def test_a_greedy_server_is_refused_before_it_fakes_unanimity(world_server, tmp_
     assert not list((tmp_path / "small").glob("sample-*/rows.jsonl")) or not rows_of(tmp_path / "small", "sample")
 
 
-def test_nobody_at_the_address_ends_the_run_and_fails_no_question(tmp_path):
-    done = worlds.call(
-        "run", worlds.save(served_config("http://127.0.0.1:9"), tmp_path / "c.toml"), "--root", tmp_path / "runs"
-    )
-    assert done.returncode == 2
-    assert "nobody answers at 127.0.0.1:9" in done.stderr and "the same command continues" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_nobody_at_the_address_ends_the_run_and_fails_no_question(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "NOBODY", 0.5)
+    config = worlds.save(served_config("http://127.0.0.1:9"), tmp_path / "c.toml")
+    assert main(["run", str(config), "--root", str(tmp_path / "runs")]) == 2
+    told = capsys.readouterr().err
+    assert "nobody answers at 127.0.0.1:9" in told and "the same command continues" in told
+    assert "Traceback" not in told
     (rows,) = (tmp_path / "runs").glob("small/sample-*/rows.jsonl")
     assert rows.stat().st_size == 0

@@ -9,7 +9,6 @@ from earwitness.launcher import Launcher
 from earwitness.models.served.call import ServerError
 from earwitness.models.served.training import refuse_served_training, refuse_unfit_servers
 from earwitness.models.served.weights import Keeper
-from servers import serving
 from worlds import MODELS, world_config
 
 STUDENT = {"kind": "world", "name": "student", "base_url": "http://localhost:9/v1"}
@@ -71,15 +70,14 @@ def test_what_it_can_give_is_not(config):
     refuse_served_training(config, Launcher())
 
 
-def test_servers_are_asked_whether_they_take_weights(tmp_path):
-    with serving("world:textual-teacher") as url:
-        here = {**STUDENT, "base_url": f"{url}/v1"}
-        refuse_unfit_servers(practising(here))
-        refuse_unfit_servers(practising(here, tuning="full"))
-        keeper = Keeper(Model(**here, profile="sglang"))  # its calls for adapters are beside /v1: here there are none
-        with pytest.raises(ServerError, match=r"takes no adapters while it runs.*--max-lora-rank 16"):
-            keeper.refuse_unfit("lora", 16)
-        assert Keeper(Model(**here)).base() == "textual-teacher" and keeper.named("a") == "textual-teacher:a"
-        assert Keeper(Model(**here)).window() > 100
+def test_servers_are_asked_whether_they_take_weights(world_server):
+    here = {**STUDENT, "base_url": f"{world_server}/v1"}
+    refuse_unfit_servers(practising(here))
+    refuse_unfit_servers(practising(here, tuning="full"))
+    keeper = Keeper(Model(**here, profile="sglang"))  # its calls for adapters are beside /v1: here there are none
+    with pytest.raises(ServerError, match=r"takes no adapters while it runs.*--max-lora-rank 16"):
+        keeper.refuse_unfit("lora", 16)
+    assert Keeper(Model(**here)).base() == "student" and keeper.named("a") == "student:a"
+    assert Keeper(Model(**here)).window() > 100
     with pytest.raises(ServerError, match="no server answers at localhost:9"):
         refuse_unfit_servers(practising())

@@ -23,16 +23,14 @@ from earwitness.records import Clip
 from earwitness.sources import encoded
 from earwitness.world.questions import read_world
 from media_files import numbered
-from servers import serving
 
 QUESTIONS = read_world("world:validation", 6)
 YES_NO = ("yes", "no")
 
 
-@pytest.fixture(scope="module")
-def url():
-    with serving("world:teacher", "world:checker") as found:
-        yield found
+@pytest.fixture
+def url(world_server):
+    return world_server
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Exams(Section):
     """Exams by name; `limit` questions of each (0: all of them), the same for every arm and training seed.
 
     Those named in `both_ways` are asked directly and after thinking, whatever an arm was trained on. `annotations` has
-    the file with a benchmark's questions by the exam's name, `media` the folders of clips, or patterns with `{name}`.
+    the file with a benchmark's questions by the exam's name, `media` the folders of clips, or patterns with `{media}`.
     """
 
     names: Names = ()

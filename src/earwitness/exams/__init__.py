@@ -52,7 +52,7 @@ def load_exam(name: str, settings: Exams, note: Callable[[str], None] = lambda _
     if not found:
         raise ConfigError(
             f"the exam {name}: none of its {len(missing)} clips is there, {missing[0]} for example; name their "
-            "folders, or patterns such as clips/{name}.wav, in exams.media"
+            "folders, or patterns such as clips/{media}*.wav, in exams.media"
         )
     if missing:
         note(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from earwitness.exams.official import Official
 from earwitness.exams.rows import Row, RowError, identity
 from earwitness.records import Clip, Question
+from earwitness.sources.media import stem
 from earwitness.sources.problems import Problems
 
 Measures = Callable[[Sequence[str], Sequence[str | None], Sequence[str]], dict[str, float]]
@@ -83,10 +84,4 @@ def official_id(question: Question) -> str:
 
 def clip(family: str, media: str) -> Clip:
     """Return the clip of a media file's name: questions about one file are about one clip."""
-    return Clip(id=f"{family}/{stem(media.rpartition('/')[2])}", media=media)
-
-
-def stem(name: str) -> str:
-    """Return a file's name without its ending, where it has one: `x_2.5` has none."""
-    before, dot, ending = name.rpartition(".")
-    return before if dot and 2 <= len(ending) <= 4 else name
+    return Clip(id=f"{family}/{stem(media)}", media=media)

@@ -1,4 +1,4 @@
-"""The 42 words that MUSIC-AVQA is answered in, and how a text is read as one of them."""
+"""How a text is read as one of the 42 words that MUSIC-AVQA is answered in."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ import re
 
 from earwitness import mentions
 from earwitness.answers import normalise
-
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "more than ten")
-PLACES = ("left", "middle", "right", "indoor", "outdoor", "simultaneously")
-INSTRUMENTS = (
-    *("accordion", "acoustic_guitar", "bagpipe", "banjo", "bassoon", "cello", "clarinet", "congas", "drum"),
-    *("electric_bass", "erhu", "flute", "guzheng", "piano", "pipa", "saxophone", "suona", "trumpet", "tuba"),
-    *("ukulele", "violin", "xylophone"),
-)
-WORDS = ("yes", "no", *NUMBERS, *PLACES, *INSTRUMENTS)
+from earwitness.sources.music_avqa import NUMBERS, WORDS
 
 # What models call them. "guitar" is either of two instruments, and stays unread.
 _ALIASES = {

@@ -1,115 +1,14 @@
-"""Rows of a file as their authors wrote them: JSON, JSON lines, CSV or Parquet; and what a row's fields must be."""
+"""What the fields of an exam's row must be. How its file is read is the same for exams and data sets."""
 
 from __future__ import annotations
 
-import ast
-import csv
-import importlib.util
-import json
-import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from earwitness.sources.problems import SourceError, shown
+from earwitness.sources.problems import RowError, folded, shown
+from earwitness.sources.rows import Row, listed, read_rows
 
-Row = dict[str, Any]
-
-
-class RowError(Exception):
-    """What is wrong with one row; whoever reads the file adds which."""
-
-
-def read_rows(path: Path | str) -> list[Row]:
-    """Return a file's rows by its ending: .json (a list), .jsonl, .csv or .parquet. Raises SourceError."""
-    path = Path(path)
-    try:
-        if path.suffix == ".parquet":
-            rows = _parquet(path)
-        elif path.suffix == ".csv":
-            rows = _csv(path)
-        else:
-            rows = _json(path)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
-    if not rows:
-        raise SourceError(f"{path} holds no rows")
-    return rows
-
-
-def _parquet(path: Path) -> list[Row]:
-    _need_pyarrow(path)
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise SourceError(f"{path} is no Parquet file ({str(error).splitlines()[0]})") from None
-    return [{key: _no_nan(value) for key, value in row.items()} for row in rows]
-
-
-def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows, which have the keys of the first, as Parquet. Raises SourceError where pyarrow is not installed."""
-    _need_pyarrow(path)
-    import pyarrow
-    from pyarrow import parquet
-
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
-
-
-def _need_pyarrow(path: Path) -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise SourceError(f"{path} is Parquet, which needs pyarrow: `pip install 'earwitness[data]'`, or use JSON")
-
-
-def _no_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _csv(path: Path) -> list[Row]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            rows: list[Row] = list(reader)
-        except csv.Error as error:
-            raise SourceError(f"{path}:{reader.line_num}: not valid CSV ({error})") from None
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise SourceError(
-                f"{path}: row {number} has not as many columns as the first line; quote what holds commas"
-            )
-    return rows
-
-
-def _json(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        value = _parsed(text, str(path))
-        rows = [(number, row) for number, row in enumerate(value, 1)]
-    else:
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        if len(lines) > 1 and lines[0][1].strip() == "{":
-            raise SourceError(f"{path} is one JSON object; write a list of rows, or one row a line")
-        rows = [(number, _parsed(line, f"{path}:{number}")) for number, line in lines]
-    for number, row in rows:
-        if not isinstance(row, dict):
-            raise SourceError(f"{path}: row {number} is {shown(row)}, not an object")
-    return [row for _, row in rows]
-
-
-def _parsed(text: str, origin: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=lambda _: None)  # NaN is how pandas writes that nothing is there
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{origin} is not valid JSON ({error}); fetch or write it again") from None
-
-
-# --- fields -----------------------------------------------------------------------------------------------------------
+__all__ = ["Row", "RowError", "choices", "gold", "identity", "listed", "plain", "read_rows", "tags", "text"]
 
 
 def text(row: Row, *keys: str) -> str:
@@ -151,20 +50,6 @@ def tags(row: Row, **keys: str) -> dict[str, str]:
     return found
 
 
-def listed(value: Any, name: str) -> list[Any]:
-    """Return a list that may be written as text (`["a", "b"]`), as files that went through a table have it."""
-    if isinstance(value, str):
-        for read in (json.loads, ast.literal_eval):
-            try:
-                value = read(value)
-                break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    if not isinstance(value, list | tuple):
-        raise RowError(f"{name} is {shown(value)}, not a list")
-    return list(value)
-
-
 def choices(row: Row, key: str = "choices") -> tuple[str, ...] | None:
     """Return a row's choices, stripped, in their order and with their repetitions; None where there are none."""
     if row.get(key) in (None, "", [], ()):
@@ -191,6 +76,6 @@ def gold(value: Any, options: Sequence[str] | None) -> str | None:
         if options is None or not 0 <= value < len(options):
             raise RowError(f"the answer is index {value} of {len(options or ())} choices")
         return options[value]
-    folded = {" ".join(c.split()).casefold(): c for c in reversed(options or ())}
     exact = value.strip()
-    return exact if exact in (options or ()) else folded.get(" ".join(value.split()).casefold(), exact)
+    meant = {folded(option): option for option in reversed(options or ())}
+    return exact if exact in (options or ()) else meant.get(folded(exact), exact)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from earwitness.config import ConfigError
-from earwitness.exams.rows import write_parquet
 from earwitness.export import new_file, open_run
 from earwitness.media import RATE
 from earwitness.media.write import write_sound
@@ -21,6 +20,7 @@ from earwitness.prompts import question_prompt
 from earwitness.records import Clip, Lesson, Pool, Question
 from earwitness.run import RunError, Table
 from earwitness.sources.clips import load_sound
+from earwitness.sources.rows import write_parquet
 from earwitness.stages.spelling import prompt_of, spell
 
 MANNER = "plain"  # other trainers teach real models

@@ -15,10 +15,10 @@ from pathlib import Path
 from earwitness.config import ConfigError, RunConfig
 from earwitness.exams import EXAMS, annotations_of
 from earwitness.exams.exam import Exam
-from earwitness.exams.rows import Row, read_rows, write_parquet
 from earwitness.export import new_file, open_run
 from earwitness.records import Question, Reply
 from earwitness.run import Run, RunError, Table, examinee_key, examinees, read_object
+from earwitness.sources.rows import Row, read_rows, write_parquet
 
 NO_LETTER = "no choice"  # neither its first nor its last but one character is a letter that the scripts know
 

@@ -7,7 +7,6 @@ answer out, name the clip `<YouTube id>_trimmed.mp4`, and partly leave the choic
 from __future__ import annotations
 
 import glob
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from earwitness.records import Clip, Question
 from earwitness.sources.media import Files
 from earwitness.sources.problems import Problems, SourceError, folded, shown, unfit
+from earwitness.sources.rows import Row, read_rows
 
 _EXAMPLE = "clips/{video_name}*.mp4"
 _YOUTUBE_ID = 11
@@ -43,7 +43,7 @@ def read_avqa(
     files = Files(media, named(""), "video_name")
     for path in _annotation_files(Path(annotations), split):
         problems = Problems(str(path))
-        for number, row in enumerate(_rows(path), 1):
+        for number, row in enumerate(read_rows(path), 1):
             reason = _broken(row, seen)
             if reason is not None:
                 problems.add(number, reason)
@@ -74,20 +74,8 @@ def _annotation_files(path: Path, split: str) -> list[Path]:
     return found
 
 
-def _rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} is not readable JSON ({error}); fetch it again") from None
-    if not isinstance(rows, list):
-        raise SourceError(f"{path} holds no list of rows; name an AVQA annotation file")
-    return rows
-
-
-def _broken(row: Any, seen: set[Any]) -> str | None:
-    """Return why a row (counted from 1) is none of AVQA's, or None."""
-    if not isinstance(row, dict):
-        return f"row {shown(row)} is not an object"
+def _broken(row: Row, seen: set[Any]) -> str | None:
+    """Return why a row is none of AVQA's, or None."""
     for key, kind in (("id", int | str), ("video_name", str), ("question_text", str), ("answer", int | str)):
         if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
             return f"{key} is {shown(row.get(key))}; this is no AVQA row"
@@ -108,7 +96,7 @@ def _broken(row: Any, seen: set[Any]) -> str | None:
     return None
 
 
-def _question(row: dict[str, Any], found: Path, split: str, reword: bool) -> Question:
+def _question(row: Row, found: Path, split: str, reword: bool) -> Question:
     choices, answer, repairs = _repaired(row)
     tags = {"split": split}
     for tag, key in (("type", "question_type"), ("category", "question_relation")):
@@ -127,7 +115,7 @@ def _question(row: dict[str, Any], found: Path, split: str, reword: bool) -> Que
     )
 
 
-def _repaired(row: dict[str, Any]) -> tuple[tuple[str, ...] | None, str | None, list[str]]:
+def _repaired(row: Row) -> tuple[tuple[str, ...] | None, str | None, list[str]]:
     given = row.get("multi_choice")
     if not given:
         return None, str(row["answer"]).strip() or None, []

@@ -44,7 +44,7 @@ class Files:
             unknown = next(name for name in _FIELD.findall(places[0]) if name not in fields)
             near = difflib.get_close_matches(unknown, fields, n=1)
             raise SourceError(
-                f"questions.media {places[0]!r}: a row has no {{{unknown}}}"
+                f"media pattern {places[0]!r}: a row has no {{{unknown}}}"
                 + (f"; did you mean {{{near[0]}}}?" if near else f"; it has {', '.join(sorted(fields))}")
             )
         self._places = [_Pattern(place, example) if _is_pattern(place) else _Folder(place) for place in known]

@@ -41,8 +41,9 @@ class Asked:
 
 
 def read_row(row: Row) -> Asked:
-    """Return what a row asks, its placeholders filled. Its answer is called `anser`. Raises RowError."""
-    video, question, answer = (_text(row, key) for key in ("video_id", "question_content", "anser"))
+    """Return what a row asks, its placeholders filled. Its answer is called `anser`, or `answer`. Raises RowError."""
+    video, question = _text(row, "video_id"), _text(row, "question_content")
+    answer = _text(row, "anser" if "anser" in row else "answer")
     if answer not in WORDS:
         raise RowError(f"anser is {shown(answer)}, none of the 42 words")
     kind, values = (listed(row.get(key), key) for key in ("type", "templ_values"))
@@ -51,8 +52,13 @@ def read_row(row: Row) -> Asked:
     own = row.get("question_id")
     if own is not None and (isinstance(own, bool) or not isinstance(own, int | str)):
         raise RowError(f"question_id is {shown(own)}, neither a number nor a text")
-    name = f"{video}-{digest([question, values], 8)}" if own is None else str(own)
+    name = made_id(video, row) if own is None else str(own)
     return Asked(name, video, filled(question, values), answer, f"{KINDS[kind[0]]}-{kind[1]}")
+
+
+def made_id(video: str, row: Row) -> str:
+    """Return the id of a row that has none of its own: its video and a digest of what it asks. Raises RowError."""
+    return f"{video}-{digest([row['question_content'], listed(row.get('templ_values'), 'templ_values')], 8)}"
 
 
 def filled(template: str, values: Sequence[object]) -> str:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,27 @@ class Table:
 
 def open_table(place: str) -> Table:
     """Open a file by its ending, or `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME:CONFIGURATION:SPLIT`. Raises SourceError."""
-    if place.startswith(HUB):
-        return _hub(place.removeprefix(HUB))
-    path = Path(place).expanduser()
+    return _hub(place.removeprefix(HUB)) if place.startswith(HUB) else _file(Path(place).expanduser())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return all rows of a file in memory; whatever it is called, nothing is fetched. Raises SourceError."""
+    return list(_file(path).rows)
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, which have the keys of the first, as Parquet. Raises SourceError where pyarrow is not installed."""
+    _require("pyarrow", f"{path} is Parquet")
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+
+
+def _file(path: Path) -> Table:
     readers = {".jsonl": _json, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
-        raise SourceError(f"{path} is no table that can be read: name a file in {_TABLES}, or hf:NAME")
+        raise SourceError(f"{path} is no table that can be read: name a file in {_TABLES}, or hf:NAME for a data set")
     try:
         table = readers[path.suffix](path)
     except OSError as error:
@@ -53,11 +68,6 @@ def open_table(place: str) -> Table:
     if not table.columns:
         raise SourceError(f"{path} holds no rows")
     return table
-
-
-def read_rows(path: Path | str) -> list[Row]:
-    """Return all rows of a file in memory. Raises SourceError."""
-    return list(open_table(str(path)).rows)
 
 
 def listed(value: Any, name: str) -> list[Any]:
