@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from earwitness.ledger import Ledger
 from earwitness.media import MediaError, write_clip
 from earwitness.models import connect, open_local
 from earwitness.models.exchange import Drawing, Prompt, PromptError, Unanswered
+from earwitness.models.served import showing
 from earwitness.models.served.desk import Desk, current_desk
 from earwitness.models.served.purse import Purse
 from earwitness.models.served.voice import ServedModel
@@ -21,6 +24,7 @@ from earwitness.prices import load_prices
 from earwitness.prompts import fill, question_prompt, template
 from earwitness.records import Clip
 from earwitness.sources import encoded
+from earwitness.sources.clips import load_sound
 from earwitness.world.questions import read_world
 from media_files import numbered
 from servers import serving
@@ -152,6 +156,50 @@ def test_the_same_prompt_in_one_batch_is_asked_once(url, desk):
     assert requests(desk) == 1
 
 
+class Counter:
+    """A desk that only takes calls, and counts after each how many films of clips are alive."""
+
+    ledger = None
+
+    def __init__(self):
+        self.films, self.most, self.taken = weakref.WeakSet(), 0, []
+
+    def show(self, clip, count):
+        film = encoded.Film((b"picture",) * count, tuple(range(count)), 1.0, 64)
+        self.films.add(film)
+        return film
+
+    def ask(self, _, calls):
+        for call in calls:
+            self.taken.append(call)
+            self.most = max(self.most, len(self.films))
+        return [[{"text": "x", "finish": "stop"}] * len(call.keys) for call in self.taken]
+
+
+def test_what_waits_to_be_asked_holds_no_clip(monkeypatch):
+    """A block of films, from dozens of threads, would be gigabytes."""
+    counter = Counter()
+    monkeypatch.setattr(showing, "film_of", counter.show)
+    watcher = served("http://127.0.0.1:9", counter, "teacher")
+    drawn = watcher.draw([watching(question) for question in QUESTIONS], Drawing(3, 1.0, 4), keys(1))
+    assert all(len(group) == 3 for group in drawn)
+    assert counter.most == 1 and len(counter.films) <= 1
+    sent = [json.loads(call.body()) for call in counter.taken]
+    assert all(body["messages"][0]["content"][0]["type"] == "video_url" for body in sent)
+
+
+def test_the_first_clip_is_asked_about_before_the_last_is_decoded(url, desk, monkeypatch):
+    """A server would idle while a block is decoded, and blocks are decoded side by side."""
+    decoded, sent = [], []
+    monkeypatch.setattr(encoded, "load_sound", lambda clip: (decoded.append(clip), load_sound(clip))[1])
+    engine, count = desk.engine(served(url, desk).spec), len(QUESTIONS)
+    begun = engine._begun
+    monkeypatch.setattr(engine, "_begun", lambda call: (sent.append(len(decoded)), begun(call))[1])
+    encoded._sound_of.cache_clear()
+    served(url, desk).choose([hearing(question) for question in QUESTIONS], YES_NO)
+    assert sent == list(range(1, count + 1))
+
+
 def test_a_clip_without_sound_costs_no_call(url, desk, tmp_path, monkeypatch):
     monkeypatch.setenv("EARWITNESS_CACHE", str(tmp_path))
     silent = Clip(id="silent", media=str(without_sound(tmp_path / "silent.mp4")))
@@ -223,6 +271,7 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 from earwitness.config import Model, Sample, Verify
+from earwitness.models.served import showing
 from earwitness.models.served.desk import current_desk
 from earwitness.stages.sample import SampleTraces
 from earwitness.stages.verify import VerifyTraces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from earwitness.models.exchange import (
     Prompt,
     Sense,
     Unanswered,
+    shows_media,
 )
 from earwitness.models.served.call import Answer, Call
 from earwitness.models.served.desk import Desk
@@ -149,11 +150,14 @@ class ServedModel:
         read: Callable[[Mapping[str, Any]], list[Answer]],
     ) -> Call:
         noted = {} if shown.note is None else {"note": shown.note}
-        make = partial(body, self.spec, shown, prompt.text, how, asked)
+
+        def made() -> bytes:  # from the clip anew: what all that wait are to be shown would not fit in memory
+            return body(self.spec, show(prompt, self.spec, self.sense), prompt.text, how, asked)
+
         return Call(
             keys=names,
             path=PATH,
-            body=make if shown.film or shown.sounds else make(),
+            body=made if shows_media(prompt) else made(),
             read=lambda response: [answer | noted for answer in read(response)],
             tokens=most_tokens(shown, prompt.text, how),
             what=prompt.clip.id if prompt.clip else "a text",
@@ -163,19 +167,25 @@ class ServedModel:
         """Return the answers to orders by name: those of the ledger, and those that are asked for now."""
         ledger, names = self.desk.ledger, [name for order in orders for name in order.names]
         found: dict[str, Answer | Exception] = dict(ledger.answered(names)) if ledger else {}
-        calls: dict[tuple[str, ...], Call] = {}
-        for order in orders:
-            missing = [number for number, name in enumerate(order.names) if name not in found]
-            if not missing:
-                continue
-            try:
-                refuse_frame(order.prompt.text, self.name)
-                shown = show(order.prompt, self.spec, self.sense)
-                calls |= {call.keys: call for call in order.calls(shown, missing)}
-            except OF_THE_QUESTION as error:
-                found |= dict.fromkeys(order.names, error)
-        answered = self.desk.ask(self.spec, list(calls.values())) if calls else []
-        for keys, answers in zip(calls, answered, strict=True):
+        owed = [order for order in orders if not found.keys() >= set(order.names)]
+        sent: dict[tuple[str, ...], None] = {}
+
+        def calls() -> Iterator[Call]:  # one by one: the server works on the first while the next clip is decoded
+            for order in owed:
+                missing = [number for number, name in enumerate(order.names) if name not in found]
+                try:
+                    refuse_frame(order.prompt.text, self.name)
+                    shown = show(order.prompt, self.spec, self.sense)
+                except OF_THE_QUESTION as error:
+                    found.update(dict.fromkeys(order.names, error))
+                    continue
+                for call in order.calls(shown, missing):
+                    if call.keys not in sent:
+                        sent[call.keys] = None
+                        yield call
+
+        answered = self.desk.ask(self.spec, calls()) if owed else []
+        for keys, answers in zip(sent, answered, strict=True):
             if isinstance(answers, Unanswered):
                 found |= dict.fromkeys(keys, answers)
             else:
