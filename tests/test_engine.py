@@ -615,6 +615,13 @@ def test_any_words_of_a_server_are_short_and_harmless(body):
     offered(body)
 
 
+@pytest.mark.parametrize("key, kept", [("EMPTY", "EMPTY 1"), ("e", "EMPTY 1"), ("sk-0123456789", "EMPTY 1")])
+def test_a_key_that_is_no_secret_changes_no_answer(key, kept):
+    """Many servers want any key at all: "EMPTY" in an answer is a word like another."""
+    one = Call(("k",), "/p", b"", lambda reply: [{"text": reply["text"]}], 1, "what")
+    assert read_reply(200, {}, b'{"text": "EMPTY 1"}', one, key).answers == ({"text": kept},)
+
+
 def test_an_answer_that_json_cannot_hold_is_malformed():
     one = Call(("k",), "/", b"", lambda reply: [{"score": reply["score"]}], 20, "one")
     assert read_reply(200, {}, b'{"score": -Infinity}', one, "").outcome == "malformed"

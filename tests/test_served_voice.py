@@ -10,6 +10,8 @@ import weakref
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from earwitness.config import Budget, Model
 from earwitness.ledger import Ledger
@@ -19,6 +21,7 @@ from earwitness.models.exchange import Drawing, Prompt, PromptError, Unanswered
 from earwitness.models.served import showing
 from earwitness.models.served.desk import Desk, current_desk
 from earwitness.models.served.purse import Purse
+from earwitness.models.served.reading import is_refusal
 from earwitness.models.served.voice import ServedModel
 from earwitness.prices import load_prices
 from earwitness.prompts import fill, question_prompt, template
@@ -142,6 +145,49 @@ def test_what_decides_an_answer_decides_its_key(url, desk):
     assert requests(desk) == len(asked) + 1
 
 
+PLACES = {"base_url": ["http://a:1/v1", "http://b:2/v1"], "concurrency": [0, 7], "timeout": [120.0, 5.0]}
+PLACES |= {"attempts": [8, 2], "requests_per_minute": [0, 60], "api_key_env": [None, "KEY"], "device": ["auto", "cpu"]}
+DECIDING = {"name": ["m", "n"], "revision": [None, "2"], "adapter": [None, "a"], "long_clips": ["refuse", "truncate"]}
+WIRES = [{"profile": "vllm"}, {"profile": "sglang"}, {"profile": "openai"}]
+CLIPS = [{"media": "world:easy:1"}, {"media": "world:easy:2"}, {"media": "world:hard:1"}]
+DRAWN = {"temperature": [0.0, 0.5, 1.0], "top_k": [0, 5], "top_p": [1.0, 0.9], "max_tokens": [4, 5]}
+
+
+@st.composite
+def asked(draw, sense):
+    """A call, and all of it that decides its answer."""
+    one = {name: draw(st.sampled_from(values)) for name, values in (PLACES | DECIDING).items()}
+    wire, clip = draw(st.sampled_from(WIRES)), draw(st.sampled_from(CLIPS))
+    how = {name: draw(st.sampled_from(values)) for name, values in DRAWN.items()}
+    schema, text, frames = draw(st.sampled_from([None, "{}"])), draw(st.sampled_from("xy")), draw(st.integers(1, 2))
+    seed, question = draw(st.sampled_from([1, 2])), draw(st.sampled_from("qr"))
+    model = ServedModel(
+        Model(kind="served", manner=draw(st.sampled_from(["plain", "world"])), **one, **wire), sense, None
+    )
+    prompt = Prompt(text, Clip(id=draw(st.sampled_from("ab")), **clip), frames)
+    (name,) = model._samples(prompt, Drawing(schema=schema, **how), (seed, "sample", question)).names
+    random = () if not how["temperature"] else (how["temperature"], how["top_k"], how["top_p"], seed, question)
+    deciding = [one[field] for field in DECIDING if field != "long_clips" or sense == "hearing"]
+    film = (frames, wire["profile"] == "vllm") if sense == "sight" else ()
+    read = (wire["profile"] == "openai", schema if wire["profile"] != "openai" else None)
+    return name, (text, clip["media"], *deciding, *random, *film, *read, how["max_tokens"])
+
+
+@given(st.sampled_from(["sight", "hearing"]).flatmap(lambda sense: st.tuples(asked(sense), asked(sense))))
+def test_two_calls_have_one_key_where_all_that_decides_their_answer_is_the_same(pair):
+    (one, decides_one), (two, decides_two) = pair
+    assert (one == two) == (decides_one == decides_two)
+
+
+@given(st.data(), st.sampled_from(["sight", "hearing"]))
+def test_where_and_how_fast_a_model_is_asked_is_no_part_of_a_key(data, sense):
+    spec = Model(kind="served", name="m", base_url="http://a:1/v1")
+    elsewhere = spec.model_copy(update={name: data.draw(st.sampled_from(values)) for name, values in PLACES.items()})
+    prompt, how = Prompt("x", Clip(id="c", media="world:easy:1")), Drawing(2, 1.0, 4)
+    one, two = (ServedModel(s, sense, None)._samples(prompt, how, (1, "q")).names for s in (spec, elsewhere))
+    assert one == two and len(set(one)) == 2
+
+
 def test_a_greedy_answer_is_asked_for_once_however_many_are_wanted(url, desk):
     (drawn,) = served(url, desk).draw([hearing(QUESTIONS[0])], Drawing(3, max_tokens=4), [(1, "q")])
     assert len(drawn) == 3
@@ -251,6 +297,13 @@ def test_an_answer_that_names_no_option_is_no_answer(url, desk):
     model = served(url, desk, profile="custom", wire={})
     with pytest.raises(Unanswered, match="siren or horn"):
         model.choose([hearing(QUESTIONS[0])], ("siren", "horn"))
+    with pytest.raises(Unanswered):
+        model.choose([hearing(QUESTIONS[0])], ("siren", "horn"))
+    assert requests(desk) == 1, "it is an answer, too, and is paid once"
+    desk.ledger.forget(is_refusal)
+    with pytest.raises(Unanswered):
+        model.choose([hearing(QUESTIONS[0])], ("siren", "horn"))
+    assert requests(desk) == 2, "unless it is to be asked once more"
 
 
 def test_a_model_without_a_desk_of_a_run_asks_without_a_ledger(url):

@@ -15,6 +15,7 @@ from earwitness.models.exchange import Unanswered
 from earwitness.models.served.call import Answer, Call, ServerError
 from earwitness.models.served.engine import Engine
 from earwitness.models.served.purse import Purse
+from earwitness.models.served.reading import is_refusal
 from earwitness.prices import load_prices
 
 LEDGERS = "ledger*.sqlite"
@@ -99,15 +100,23 @@ def current_desk() -> Desk:
 
 @contextlib.contextmanager
 def open_desk(
-    config: RunConfig, root: Path, name: str, part: str = "", first: Callable[[], None] | None = None
+    config: RunConfig,
+    root: Path,
+    name: str,
+    part: str = "",
+    first: Callable[[], None] | None = None,
+    again: bool = False,
 ) -> Iterator[Desk]:
     """Open the desk of a run, or of the shard whose files end in `part`, and make it the current one.
 
     The ledger is `ROOT/NAME/ledger{part}.sqlite`; what other runs below ROOT were answered is not asked again. A
     configuration without served models gets a desk without a ledger. `first` is called before the first request.
+    `again`: what servers refused to answer is asked once more.
     """
     served = any(spec.base_url for spec in config.models.values())
     with _opened(root / name, config.budget, part, served, first) as desk:
+        if again and desk.ledger is not None:
+            desk.ledger.forget(is_refusal)
         yield desk
 
 

@@ -138,7 +138,8 @@ class ServedModel:
         text = hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()
         wire = {"sent": self.wire.frames} if self.sense == "sight" and seen else {}
         held = {"schema": how.schema} if how.schema is not None and self.wire.choices != "none" else {}
-        return {**model, "text": text, **seen, **wire, **held, **drawn, "max_tokens": how.max_tokens}
+        whole = {} if self._thinks else {"thinking": "left out"}
+        return {**model, "text": text, **seen, **wire, **held, **drawn, **whole, "max_tokens": how.max_tokens}
 
     def _call(
         self,
