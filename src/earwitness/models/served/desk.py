@@ -33,6 +33,7 @@ class Desk:
         self._first: Callable[[], None] | None = first
         self._refused: Exception | None = None
         self._engines: dict[str, Engine] = {}
+        self._aside: list[Desk] = []
         self.closed = False
         self._lock, self._beginning = threading.Lock(), threading.Lock()
 
@@ -73,10 +74,20 @@ class Desk:
                 self._engines[key] = Engine(spec, self.ledger, self.purse)
             return self._engines[key]
 
+    def aside(self, purse: Purse) -> Desk:
+        """Return a desk without a ledger, for tests; it is closed with this one at the latest."""
+        desk = Desk(None, purse)
+        with self._lock:
+            self._aside.append(desk)
+            desk.closed = self.closed
+        return desk
+
     def close(self) -> None:
         """Stop the engines, then close the ledger."""
         with self._lock:
             self.closed = True
+            while self._aside:
+                self._aside.pop().close()
             while self._engines:
                 self._engines.popitem()[1].close()
         if self.ledger is not None:
