@@ -14,7 +14,7 @@ from earwitness.claims import WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
-from earwitness.models.exchange import OF_THE_QUESTION, Completion, Drawing, Prompt, PromptError, Unanswered, Voice
+from earwitness.models.exchange import OF_THE_QUESTION, Completion, Drawing, Prompt, PromptError, Unanswered, Unclear, Voice
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.sources.clips import load_sound
@@ -144,11 +144,21 @@ class Listener:
         ]
 
     def _judge(self, question: Question, claims: list[str]) -> dict[str, float]:
-        """Score claims; one that cannot be put to the checker, as no sound's name would be, is not heard."""
+        """Score claims; one that cannot be put to the checker, or that it says neither yes nor no to, is not heard.
+
+        Practice draws the same samples whenever it goes on: it would not get past such a claim.
+        """
         if not claims:
             return {}
         askable = [claim for claim in claims if self._can_be_asked(claim)]
-        return dict.fromkeys(claims, 0.0) | score_claims(self.model, self._sound(question), askable)
+        sound, scores = self._sound(question), dict.fromkeys(claims, 0.0)
+        try:
+            return scores | score_claims(self.model, sound, askable)
+        except Unclear:
+            for claim in askable:
+                with contextlib.suppress(Unclear):
+                    scores |= score_claims(self.model, sound, [claim])
+        return scores
 
     def _can_be_asked(self, claim: str) -> bool:
         try:

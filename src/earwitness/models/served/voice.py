@@ -19,6 +19,7 @@ from earwitness.models.exchange import (
     Prompt,
     Sense,
     Unanswered,
+    Unclear,
     shows_media,
 )
 from earwitness.models.served.call import Answer, Call
@@ -97,7 +98,7 @@ class ServedModel:
                 else:
                     scores[number] = answer["scores"]
         if len(scores) < len(prompts):
-            raise Unanswered(f"{self.name} was to say {' or '.join(options)}, and said {said!r}")
+            raise Unclear(f"{self.name} was to say {' or '.join(options)}, and said {said!r}")
         return [scores[number] for number in range(len(prompts))]
 
     def _samples(self, prompt: Prompt, how: Drawing, key: tuple[object, ...]) -> Order:
