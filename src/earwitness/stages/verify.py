@@ -14,7 +14,16 @@ from earwitness.claims import WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
-from earwitness.models.exchange import OF_THE_QUESTION, Completion, Drawing, Prompt, PromptError, Unanswered, Unclear, Voice
+from earwitness.models.exchange import (
+    OF_THE_QUESTION,
+    Completion,
+    Drawing,
+    Prompt,
+    PromptError,
+    Unanswered,
+    Unclear,
+    Voice,
+)
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.sources.clips import load_sound
