@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +14,11 @@ import worlds
 from earwitness.config import Model, Select, Verify, Vote
 from earwitness.flow import Lessons, train_arms
 from earwitness.media import MediaError
+from earwitness.models.exchange import Completion
 from earwitness.prompts import fill, question_prompt
 from earwitness.records import Ballot, Claim, Clip, Lesson, Question, Reply, Trace, Verdict
 from earwitness.run import Run
+from earwitness.stages import verify
 from earwitness.stages.calibrate import CalibrateChecker, mix, rates
 from earwitness.stages.grade import grade
 from earwitness.stages.select import select
@@ -140,6 +143,45 @@ def test_a_clip_that_cannot_be_heard_fails_by_its_id_and_spares_its_neighbour(he
     failed, fine = VerifyTraces(CHECKER, Verify())([(gone, traces(["dog"])), (heard, [trace(0, "dog")])])
     assert failed.why.startswith("the clip: cannot be read") and "/nowhere" not in failed.why
     assert len(fine) == 1
+
+
+@dataclass
+class Lister:
+    """A teacher that lists what it is shown, and says in how many parts it was asked."""
+
+    finish: str = "stop"
+    asked: list[int] = field(default_factory=list)
+    manner: str = "plain"
+
+    def draw(self, prompts, how, keys):
+        self.asked.append(len(prompts))
+        return [[Completion("I hear: dog, bell.", (), self.finish)] for _ in prompts]
+
+
+def extracting(block, lister, monkeypatch):
+    teacher = Model(kind="served", name="lister", base_url=("http://127.0.0.1:9/v1",))
+    known = verify.connected
+    monkeypatch.setattr(verify, "connected", lambda spec, role: lister if spec is teacher else known(spec, role))
+    return VerifyTraces(CHECKER, Verify(source="extracted"), teacher)(block)
+
+
+def test_the_claims_of_a_block_are_extracted_at_once_and_none_for_what_cannot_be_heard(heard, monkeypatch):
+    """One by one, a server would have one request at a time."""
+    gone = question().model_copy(update={"clip": Clip(id="the clip", media="/nowhere/gone.mp4")})
+    lister, other = Lister(), heard.model_copy(update={"id": "other"})
+    block = [
+        (heard, traces(["dog", "dog"])),
+        (gone, traces(["dog"])),
+        (other, [trace(0, "dog"), trace(1, "dog", None)]),
+    ]
+    one, failed, two = extracting(block, lister, monkeypatch)
+    assert lister.asked == [3] and failed.why.startswith("the clip")
+    assert [[c.text for c in verdict.claims] for verdict in (*one, *two)] == [["dog", "bell"]] * 3 + [[]]
+
+
+def test_a_list_of_claims_that_was_cut_off_passes_nothing(heard, monkeypatch):
+    (failed,) = extracting([(heard, traces(["dog"]))], Lister("length"), monkeypatch)
+    assert "claims of trace 0 were cut off" in failed.why
 
 
 def test_calibration_mixes_in_what_nobody_claimed(heard):

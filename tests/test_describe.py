@@ -69,14 +69,12 @@ def test_the_embedded_listener_lists_what_it_hears():
 
 def test_a_clip_is_listened_to_once_and_a_broken_one_costs_itself_alone(monkeypatch):
     first, second = read_world("world:validation", 2)
-    shown: list[int] = []
-    sample = LocalModel.draw_roots
-    monkeypatch.setattr(
-        LocalModel, "draw_roots", lambda self, roots, *a: shown.append(len(roots)) or sample(self, roots, *a)
-    )
+    shown: list[str] = []
+    encode = LocalModel.encode
+    monkeypatch.setattr(LocalModel, "encode", lambda self, prompt: shown.append(prompt.clip.id) or encode(self, prompt))
     again = first.model_copy(update={"id": "again", "text": "another question"})
     one, gone, two, same = DescribeClips(CHECKER, 48)([first, asked(), second, again])
-    assert shown == [2] and one == same != two
+    assert shown == [first.clip.id, "c.mp4", second.clip.id] and one == same != two
     assert isinstance(gone, Failed) and gone.why.startswith("c.mp4: cannot be read") and "/nowhere" not in gone.why
 
 

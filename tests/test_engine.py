@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 import fault_server
 import worlds
-from earwitness.config import Budget
+from earwitness.config import Budget, Model
 from earwitness.ledger import Ledger, Spent
+from earwitness.media import MediaError
 from earwitness.models.exchange import Unanswered
 from earwitness.models.served import engine as engine_module
 from earwitness.models.served.call import Call, ServerError
-from earwitness.models.served.desk import current_desk, open_desk
+from earwitness.models.served.desk import Desk, current_desk, open_desk
 from earwitness.models.served.endpoint import LONGEST, Bucket, Endpoint, place_of_url, retry_after
 from earwitness.models.served.purse import BudgetReached, Purse
 from earwitness.models.served.reply import excerpt, offered, read_reply, read_usage
@@ -297,6 +298,41 @@ def test_what_is_asked_twice_at_once_is_sent_once(server, asking, ledger, fresh)
         assert all(right(calls, answers) for answers in pool.map(asked.ask, [calls] * 6))
     assert right(calls * 2, asked.ask(calls * 2))
     assert asked_once(server, calls)
+
+
+def test_a_clip_that_is_gone_when_its_turn_comes_is_a_row_and_costs_nothing(server, asking, ledger, fresh):
+    def gone():
+        raise MediaError("a clip is not there any more")
+
+    good, other = fresh(2)
+    bad = Call(("gone",), good.path, gone, good.read, 20, "bad")
+    first, failed, last = asking(server, ledger=ledger).ask([good, bad, other])
+    assert right([good, other], [first, last])
+    assert isinstance(failed, Unanswered) and "not there any more" in str(failed)
+    assert sorted(rows(ledger, "outcome, untold")) == [("answered", 0), ("answered", 0), ("unsent", 0)]
+
+
+def test_whoever_still_asks_when_a_run_has_ended_is_told_so(server, tmp_path, fresh):
+    """A thread that was left behind starts no engine of its own."""
+    spec = Model(kind="served", name="m", base_url=(server.base_url,))
+    desk = Desk(Ledger(tmp_path / "ledger.sqlite"), Purse(Budget(), {}))
+    desk.close()
+    with pytest.raises(ServerError, match="were stopped"):
+        desk.ask(spec, fresh(1))
+
+
+def test_what_is_asked_while_calls_are_made_is_sent_at_once(server, asking, fresh):
+    calls = fresh(2)
+
+    def made():
+        yield calls[0]
+        deadline = time.monotonic() + 20
+        while not server.told()["asked"].get(calls[0].what) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.told()["asked"].get(calls[0].what), "the first call waits for the second to be made"
+        yield calls[1]
+
+    assert right(calls, asking(server).ask(made()))
 
 
 def test_a_bug_in_reading_travels(server, asking, fresh):
@@ -577,6 +613,13 @@ def test_any_words_of_a_server_are_short_and_harmless(body):
     assert len(said) <= 303
     assert clean(said) == said and len(said.splitlines()) <= 1
     offered(body)
+
+
+@pytest.mark.parametrize("key, kept", [("EMPTY", "EMPTY 1"), ("e", "EMPTY 1"), ("sk-0123456789", "EMPTY 1")])
+def test_a_key_that_is_no_secret_changes_no_answer(key, kept):
+    """Many servers want any key at all: "EMPTY" in an answer is a word like another."""
+    one = Call(("k",), "/p", b"", lambda reply: [{"text": reply["text"]}], 1, "what")
+    assert read_reply(200, {}, b'{"text": "EMPTY 1"}', one, key).answers == ({"text": kept},)
 
 
 def test_an_answer_that_json_cannot_hold_is_malformed():

@@ -59,10 +59,10 @@ def test_each_student_is_told_of_its_own_question(tmp_path, monkeypatch):
     given = {}
     prompt = AnswerQuestions._prompt
 
-    def spy(self, model, question, told):
+    def spy(self, model, question, told, waves):
         if told is not None:
             given[question.id] = told
-        return prompt(self, model, question, told)
+        return prompt(self, model, question, told, waves)
 
     monkeypatch.setattr(AnswerQuestions, "_prompt", spy)
     drive(world_config(arms={"helped": HELPED["helped"]}, exams={"names": ["world"], "limit": 4}), root=tmp_path)

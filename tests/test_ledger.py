@@ -68,6 +68,24 @@ def test_answers_of_a_run_under_way_are_found(tmp_path, ledger):
     second.close()
 
 
+def test_what_is_forgotten_is_asked_anew_and_its_cost_stays(tmp_path):
+    for run, key in (("one", "a"), ("two", "b")):
+        made = Ledger(tmp_path / run / "ledger.sqlite")
+        made.record(ATTEMPT, {key: {"refused": "no"}, f"{key}-good": {"text": "refused"}}).result()
+        made.close()
+    keys = ["a", "a-good", "b", "b-good"]
+    ledger = Ledger(tmp_path / "one" / "ledger.sqlite", tmp_path.glob("*/ledger.sqlite"))
+    assert set(ledger.answered(keys)) == set(keys)
+    ledger.forget(lambda answer: "refused" in answer)
+    assert set(ledger.answered(keys)) == {"a-good", "b-good"}
+    ledger.record(ATTEMPT, {"a": {"text": "now"}, "b": {"refused": "still"}}).result()
+    assert ledger.answered(["a", "b"]) == {"a": {"text": "now"}, "b": {"refused": "still"}}, (
+        "asked once more, not twice"
+    )
+    ledger.close()
+    assert spent([ledger.path]).tokens == 2 * spent([tmp_path / "two" / "ledger.sqlite"]).tokens > 0
+
+
 def test_damaged_and_foreign_ledgers_are_left_out_and_named(tmp_path):
     good = fill(tmp_path / "good" / "ledger.sqlite", **{f"k{n}": "x" * 500 for n in range(60)})
     damaged = tmp_path / "damaged.sqlite"

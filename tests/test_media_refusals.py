@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -226,9 +227,9 @@ def test_a_file_that_hangs_the_decoder_is_stopped(hostile_child, clip, folder):
 
 def test_the_child_is_reused_replaced_when_killed_and_serves_threads(clip):
     media.probe(clip)
-    first = process.decoder._process
+    first = process.decoder._all[0]._process
     media.probe(clip)
-    assert first is not None and process.decoder._process is first
+    assert first is not None and process.decoder._all[0]._process is first
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     results = []
@@ -240,16 +241,35 @@ def test_the_child_is_reused_replaced_when_killed_and_serves_threads(clip):
     assert results == [10 * RATE] * 4
 
 
+def test_threads_decode_side_by_side_in_as_many_children_as_are_allowed(clip, monkeypatch):
+    """Whoever asks servers decodes in many threads: in one child the servers would wait."""
+    together, most = threading.Barrier(2), []
+    honest = process.Decoder._exchange
+
+    def exchange(self, *request):
+        together.wait(20)  # breaks unless two are at work at once
+        most.append(self)
+        return honest(self, *request)
+
+    monkeypatch.setattr(process.Decoder, "_exchange", exchange)
+    pool = process.Decoders(2)
+    monkeypatch.setattr(media, "decoder", pool)
+    with ThreadPoolExecutor(6) as threads:
+        lengths = [len(wave) for wave in threads.map(lambda _: media.read_sound(clip), range(6))]
+    pool.close()
+    assert lengths == [10 * RATE] * 6 and len(set(most)) == 2
+
+
 def test_a_forked_worker_has_its_own_child(clip):
     media.probe(clip)
-    mine = process.decoder._process
+    mine = process.decoder._all[0]._process
     worker = os.fork()
     if worker == 0:
-        good = len(media.read_sound(clip)) == 10 * RATE and process.decoder._process is not mine
+        good = len(media.read_sound(clip)) == 10 * RATE and process.decoder._all[0]._process is not mine
         process.decoder.close()
         os._exit(0 if good else 1)
     assert os.waitpid(worker, 0)[1] == 0
-    assert len(media.read_sound(clip)) == 10 * RATE and process.decoder._process is mine
+    assert len(media.read_sound(clip)) == 10 * RATE and process.decoder._all[0]._process is mine
 
 
 def test_the_child_dies_with_its_parent(clip):
@@ -258,7 +278,7 @@ def test_the_child_dies_with_its_parent(clip):
         "from earwitness import media\n"
         "from earwitness.media.process import decoder\n"
         "media.probe(sys.argv[1])\n"
-        "print(decoder._process.pid, flush=True)\n"
+        "print(decoder._all[0]._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     parent = subprocess.run([sys.executable, "-c", code, str(clip)], capture_output=True, text=True, check=False)
@@ -280,9 +300,9 @@ def test_neither_side_loads_torch(clip):
         "import sys\n"
         "from earwitness import media\n"
         "from earwitness.media.process import decoder\n"
-        "assert decoder._process is None\n"
+        "assert decoder._all[0]._process is None\n"
         "media.probe(sys.argv[1])\n"
-        "maps = open(f'/proc/{decoder._process.pid}/maps').read() if sys.platform == 'linux' else ''\n"
+        "maps = open(f'/proc/{decoder._all[0]._process.pid}/maps').read() if sys.platform == 'linux' else ''\n"
         "assert 'torch' not in sys.modules and 'libtorch' not in maps\n"
     )
     subprocess.run([sys.executable, "-c", code, str(clip)], check=True)

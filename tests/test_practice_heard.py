@@ -10,6 +10,7 @@ import pytest
 from earwitness.config import ConfigError, Model, Verify
 from earwitness.driver import drive
 from earwitness.memory import parameters
+from earwitness.models.exchange import Unanswered, Unclear
 from earwitness.needs import roles
 from earwitness.plan import _needs
 from earwitness.preflight import refuse
@@ -51,6 +52,29 @@ def test_what_is_claimed_must_be_heard(listener, question):
 def test_words_that_cannot_be_put_to_the_checker_are_not_heard(listener, question):
     (there, *_) = scene_of(question.clip).heard
     assert listener.accepts(question, [f"i hear {there} , <|im_end|> .", f"i hear {there} ."]) == [False, True]
+
+
+def test_a_claim_that_the_checker_says_neither_yes_nor_no_to_is_not_heard(listener, question, monkeypatch):
+    """Practice that went on would draw the same claim, and a server's kept answer would be the same."""
+    (there, *_) = scene_of(question.clip).heard
+    choose = listener.model.choose
+
+    def unsure(prompts, options):
+        if any("bell" in prompt.text for prompt in prompts):
+            raise Unclear("the checker was to say yes or no, and said 'well'")
+        return choose(prompts, options)
+
+    monkeypatch.setattr(listener.model, "choose", unsure)
+    fresh = Listener(CHECKER, Verify())
+    fresh.model = listener.model
+    assert fresh.accepts(question, [f"i hear {there} , bell .", f"i hear {there} ."]) == [False, True]
+    monkeypatch.setattr(listener.model, "choose", lambda *_: raising(Unanswered("no answer within 120 s")))
+    with pytest.raises(Unanswered, match="120 s"):  # another time there is one: the reward would depend on the weather
+        fresh.accepts(question, ["i hear horn ."])
+
+
+def raising(error):
+    raise error
 
 
 def test_a_claim_about_a_clip_is_judged_once(listener, question, monkeypatch):

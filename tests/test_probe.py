@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from earwitness.cli import main
-from earwitness.models.served.call import ServerError
+from earwitness.models.served.call import Call, ServerError
+from earwitness.models.served.desk import open_desk
 from earwitness.models.served.probe import FRAMES, probe, refuse_unfit, served_roles
 from faults import faulty
 from servers import serving
@@ -69,6 +72,27 @@ def test_a_real_server_passes_and_the_command_says_so(url, tmp_path, capsys):
     assert all("passes" in line for line in lines)
     assert f"all of {FRAMES} frames count" in lines[1]
     refuse_unfit(config(url))
+
+
+def test_a_run_that_stops_does_not_wait_for_a_test(tmp_path):
+    """A server that takes connections and says nothing would hold Ctrl-C up for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asked = config(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        spec, one = asked.model("teacher"), Call(("k",), "/p", b"{}", lambda _: [{}], 1, "what")
+        ends = []
+
+        def ask(desk):
+            try:
+                desk.ask(spec, [one])
+            except ServerError as error:
+                ends.append(str(error))
+
+        with open_desk(asked, tmp_path, "run", first=partial(refuse_unfit, asked)) as desk:
+            thread = threading.Thread(target=ask, args=(desk,), daemon=True)
+            thread.start()
+            silent.accept()
+        thread.join(20)
+    assert len(ends) == 1 and "were stopped" in ends[0]
 
 
 def test_a_server_that_fakes_its_samples_is_refused(url):

@@ -178,3 +178,19 @@ def test_what_cannot_be_a_request_has_the_right_status(url):
     for (status, answer), expected, words in tries:
         assert status == expected
         assert words is None or words in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"temperature": 1e-320}, "must be 0, which is greedy"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "surrogate"),
+        ({"media_io_kwargs": {"video": {"frames_indices": [0, 10**400]}}}, "frames_indices"),
+        ({"media_io_kwargs": {"video": {"total_num_frames": 10**400}}}, "total_num_frames"),
+    ],
+)
+def test_numbers_and_characters_that_break_arithmetic_are_the_requests_fault(url, more, words):
+    """They came back as the server's own failure (500), which clients try again."""
+    body = {"model": "teacher", "max_tokens": 2, "messages": [{"role": "user", "content": LIST}], **more}
+    status, told = post(f"{url}/v1/chat/completions", body)
+    assert (status, words in told["error"]["message"]) == (400, True), told

@@ -142,6 +142,15 @@ def test_a_key_that_is_not_there_is_named_before_anything_is_spent(world_server,
     assert not (tmp_path / "small").exists()
 
 
+def test_a_password_in_an_address_is_written_nowhere(tmp_path):
+    """The resolved configuration is kept in the run's folder: the address is refused before it is."""
+    config = served_config("http://user:hunter2-hunter2@127.0.0.1:9")
+    with pytest.raises(ServerError, match="leave the password out") as refused:
+        drive(config, tmp_path, until="sample", quiet=True)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert "hunter2" not in str(refused.value) and b"hunter2" not in written
+
+
 def test_a_budget_stops_a_run_and_a_larger_one_goes_on(undisturbed, world_server, tmp_path):
     with pytest.raises(BudgetReached, match="of 2500 tokens are used"):
         drive(served_config(world_server, budget={"tokens": 2500}), tmp_path, until="select", quiet=True)

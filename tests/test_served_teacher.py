@@ -14,6 +14,7 @@ from earwitness.models.exchange import PromptError
 from earwitness.models.served.call import Malformed, ServerError
 from earwitness.models.served.desk import current_desk
 from earwitness.models.served.teacher import ServedTeacher
+from earwitness.stages import training
 from earwitness.stages.distil import Reader
 from earwitness.stages.workbench import StageError
 from servers import serving
@@ -89,6 +90,16 @@ def test_it_teaches_what_the_model_itself_does(url, readers, tiny_student, tmp_p
         assert there == pytest.approx(here, rel=1e-4, abs=1e-6) and here["text_kd"] > 0.01
     for name, value in made[0].items():
         assert name == "log" or all(torch.allclose(v, made[1][name][n], atol=1e-4) for n, v in value.items())
+
+
+def test_what_it_says_is_kept_by_whichever_process_trains(tiny_student, tmp_path):
+    """A worker, or a process of a launcher, is not where the run's own ledger is open."""
+    folder = tmp_path / "run" / "checkpoints" / "distil-1"
+    served = job(tiny_student, behind("http://127.0.0.1:9", "same", "t"), folder, top_k=9, **SERVED)
+    with training._desk(served):
+        desk = current_desk()
+        assert desk.ledger is not None and desk.ledger.path == tmp_path / "run" / "ledger.distil-1.0.sqlite"
+    assert current_desk().ledger is None
 
 
 def test_another_models_tokenizer_is_refused(url, readers, tiny_student, tmp_path):

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from earwitness.config import Budget, Model
 from earwitness.ledger import Ledger
 from earwitness.media import MediaError, write_clip
 from earwitness.models import connect, open_local
 from earwitness.models.exchange import Drawing, Prompt, PromptError, Unanswered
+from earwitness.models.served import showing
 from earwitness.models.served.desk import Desk, current_desk
 from earwitness.models.served.purse import Purse
+from earwitness.models.served.reading import is_refusal
 from earwitness.models.served.voice import ServedModel
 from earwitness.prices import load_prices
 from earwitness.prompts import fill, question_prompt, template
 from earwitness.records import Clip
 from earwitness.sources import encoded
+from earwitness.sources.clips import load_sound
 from earwitness.world.questions import read_world
 from media_files import numbered
 
@@ -136,6 +143,49 @@ def test_what_decides_an_answer_decides_its_key(url, desk):
     assert requests(desk) == len(asked) + 1
 
 
+PLACES = {"base_url": ["http://a:1/v1", "http://b:2/v1"], "concurrency": [0, 7], "timeout": [120.0, 5.0]}
+PLACES |= {"attempts": [8, 2], "requests_per_minute": [0, 60], "api_key_env": [None, "KEY"], "device": ["auto", "cpu"]}
+DECIDING = {"name": ["m", "n"], "revision": [None, "2"], "adapter": [None, "a"], "long_clips": ["refuse", "truncate"]}
+WIRES = [{"profile": "vllm"}, {"profile": "sglang"}, {"profile": "openai"}]
+CLIPS = [{"media": "world:easy:1"}, {"media": "world:easy:2"}, {"media": "world:hard:1"}]
+DRAWN = {"temperature": [0.0, 0.5, 1.0], "top_k": [0, 5], "top_p": [1.0, 0.9], "max_tokens": [4, 5]}
+
+
+@st.composite
+def asked(draw, sense):
+    """A call, and all of it that decides its answer."""
+    one = {name: draw(st.sampled_from(values)) for name, values in (PLACES | DECIDING).items()}
+    wire, clip = draw(st.sampled_from(WIRES)), draw(st.sampled_from(CLIPS))
+    how = {name: draw(st.sampled_from(values)) for name, values in DRAWN.items()}
+    schema, text, frames = draw(st.sampled_from([None, "{}"])), draw(st.sampled_from("xy")), draw(st.integers(1, 2))
+    seed, question = draw(st.sampled_from([1, 2])), draw(st.sampled_from("qr"))
+    model = ServedModel(
+        Model(kind="served", manner=draw(st.sampled_from(["plain", "world"])), **one, **wire), sense, None
+    )
+    prompt = Prompt(text, Clip(id=draw(st.sampled_from("ab")), **clip), frames)
+    (name,) = model._samples(prompt, Drawing(schema=schema, **how), (seed, "sample", question)).names
+    random = () if not how["temperature"] else (how["temperature"], how["top_k"], how["top_p"], seed, question)
+    deciding = [one[field] for field in DECIDING if field != "long_clips" or sense == "hearing"]
+    film = (frames, wire["profile"] == "vllm") if sense == "sight" else ()
+    read = (wire["profile"] == "openai", schema if wire["profile"] != "openai" else None)
+    return name, (text, clip["media"], *deciding, *random, *film, *read, how["max_tokens"])
+
+
+@given(st.sampled_from(["sight", "hearing"]).flatmap(lambda sense: st.tuples(asked(sense), asked(sense))))
+def test_two_calls_have_one_key_where_all_that_decides_their_answer_is_the_same(pair):
+    (one, decides_one), (two, decides_two) = pair
+    assert (one == two) == (decides_one == decides_two)
+
+
+@given(st.data(), st.sampled_from(["sight", "hearing"]))
+def test_where_and_how_fast_a_model_is_asked_is_no_part_of_a_key(data, sense):
+    spec = Model(kind="served", name="m", base_url="http://a:1/v1")
+    elsewhere = spec.model_copy(update={name: data.draw(st.sampled_from(values)) for name, values in PLACES.items()})
+    prompt, how = Prompt("x", Clip(id="c", media="world:easy:1")), Drawing(2, 1.0, 4)
+    one, two = (ServedModel(s, sense, None)._samples(prompt, how, (1, "q")).names for s in (spec, elsewhere))
+    assert one == two and len(set(one)) == 2
+
+
 def test_a_greedy_answer_is_asked_for_once_however_many_are_wanted(url, desk):
     (drawn,) = served(url, desk).draw([hearing(QUESTIONS[0])], Drawing(3, max_tokens=4), [(1, "q")])
     assert len(drawn) == 3
@@ -148,6 +198,50 @@ def test_the_same_prompt_in_one_batch_is_asked_once(url, desk):
     first, *others = served(url, desk).draw(same, Drawing(max_tokens=4), [(1,), (2,), (3,)])
     assert others == [first, first]
     assert requests(desk) == 1
+
+
+class Counter:
+    """A desk that only takes calls, and counts after each how many films of clips are alive."""
+
+    ledger = None
+
+    def __init__(self):
+        self.films, self.most, self.taken = weakref.WeakSet(), 0, []
+
+    def show(self, clip, count):
+        film = encoded.Film((b"picture",) * count, tuple(range(count)), 1.0, 64)
+        self.films.add(film)
+        return film
+
+    def ask(self, _, calls):
+        for call in calls:
+            self.taken.append(call)
+            self.most = max(self.most, len(self.films))
+        return [[{"text": "x", "finish": "stop"}] * len(call.keys) for call in self.taken]
+
+
+def test_what_waits_to_be_asked_holds_no_clip(monkeypatch):
+    """A block of films, from dozens of threads, would be gigabytes."""
+    counter = Counter()
+    monkeypatch.setattr(showing, "film_of", counter.show)
+    watcher = served("http://127.0.0.1:9", counter, "teacher")
+    drawn = watcher.draw([watching(question) for question in QUESTIONS], Drawing(3, 1.0, 4), keys(1))
+    assert all(len(group) == 3 for group in drawn)
+    assert counter.most == 1 and len(counter.films) <= 1
+    sent = [json.loads(call.body()) for call in counter.taken]
+    assert all(body["messages"][0]["content"][0]["type"] == "video_url" for body in sent)
+
+
+def test_the_first_clip_is_asked_about_before_the_last_is_decoded(url, desk, monkeypatch):
+    """A server would idle while a block is decoded, and blocks are decoded side by side."""
+    decoded, sent = [], []
+    monkeypatch.setattr(encoded, "load_sound", lambda clip: (decoded.append(clip), load_sound(clip))[1])
+    engine, count = desk.engine(served(url, desk).spec), len(QUESTIONS)
+    begun = engine._begun
+    monkeypatch.setattr(engine, "_begun", lambda call: (sent.append(len(decoded)), begun(call))[1])
+    encoded._sound_of.cache_clear()
+    served(url, desk).choose([hearing(question) for question in QUESTIONS], YES_NO)
+    assert sent == list(range(1, count + 1))
 
 
 def test_a_clip_without_sound_costs_no_call(url, desk, tmp_path, monkeypatch):
@@ -201,6 +295,13 @@ def test_an_answer_that_names_no_option_is_no_answer(url, desk):
     model = served(url, desk, profile="custom", wire={})
     with pytest.raises(Unanswered, match="siren or horn"):
         model.choose([hearing(QUESTIONS[0])], ("siren", "horn"))
+    with pytest.raises(Unanswered):
+        model.choose([hearing(QUESTIONS[0])], ("siren", "horn"))
+    assert requests(desk) == 1, "it is an answer, too, and is paid once"
+    desk.ledger.forget(is_refusal)
+    with pytest.raises(Unanswered):
+        model.choose([hearing(QUESTIONS[0])], ("siren", "horn"))
+    assert requests(desk) == 2, "unless it is to be asked once more"
 
 
 def test_a_model_without_a_desk_of_a_run_asks_without_a_ledger(url):
@@ -221,6 +322,7 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 from earwitness.config import Model, Sample, Verify
+from earwitness.models.served import showing
 from earwitness.models.served.desk import current_desk
 from earwitness.stages.sample import SampleTraces
 from earwitness.stages.verify import VerifyTraces

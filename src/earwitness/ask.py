@@ -88,7 +88,7 @@ def ask(
     release_models()  # of an earlier run of this process: their files may have changed
     with (
         Run.open(root, config.name) as run,
-        open_desk(config, run.root, run.name, first=partial(refuse_unfit, config, "sample")),
+        open_desk(config, run.root, run.name, first=partial(refuse_unfit, config, "sample"), again=redo == "failed"),
     ):
         run.save_config(config.to_toml())
         with Workers(worker_count(config, "sample"), PRELOAD) as workers:

@@ -123,9 +123,14 @@ def drive(
             _hand_out(config, run, asked, until, redo, line)
         run.save_config(config.to_toml())
         with (
-            open_desk(config, run.root, run.name, run.part, partial(_test_servers, config, until, line)),
+            open_desk(
+                config, run.root, run.name, run.part, partial(_test_servers, config, until, line), redo == "failed"
+            ) as desk,
             Workers(worker_count(config, until), PRELOAD) as workers,
         ):
+            if desk.ledger is not None and line is not None:
+                for note in desk.ledger.notes:
+                    line.say(note)
             stories = []
             for variant, questions in asked.items():
                 bench = Workbench(config.variant(variant), run, workers, line, redo)

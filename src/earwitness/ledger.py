@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +100,7 @@ class Ledger:
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
         self.path = path
         self.notes: list[str] = []
+        self._unwanted: Callable[[Mapping[str, Any]], bool] = lambda _: False
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._mine = _create(path)
@@ -116,6 +117,20 @@ class Ledger:
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._writer.start()
 
+    def forget(self, unwanted: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Let some answers be as good as not there, for them to be asked anew: those of others are passed over.
+
+        What they have cost stays.
+        """
+        self._unwanted = unwanted
+        try:
+            every = self._mine.execute("SELECT key, answer FROM answers")
+            gone = [(key,) for key, text in every if (answer := _object(text)) is not None and unwanted(answer)]
+            with self._mine:
+                self._mine.executemany("DELETE FROM answers WHERE key = ?", gone)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+
     def answered(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return what is known of these keys: this ledger's answers, and for the rest those of others."""
         found: dict[str, dict[str, Any]] = {}
@@ -125,11 +140,13 @@ class Ledger:
             except sqlite3.Error as error:
                 raise _unusable(self.path, error) from error
             for path, other in list(self._others.items()):
+                theirs: dict[str, dict[str, Any]] = {}
                 try:
-                    _look_up(other, keys, found)
+                    _look_up(other, [key for key in keys if key not in found], theirs)
                 except sqlite3.Error as error:
                     self._leave_out(path, error)
                     self._others.pop(path).close()
+                found |= {key: answer for key, answer in theirs.items() if not self._unwanted(answer)}
         return found
 
     def record(self, attempt: Attempt, answers: Mapping[str, Mapping[str, Any]]) -> Future[None]:

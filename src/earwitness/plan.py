@@ -71,7 +71,10 @@ def _data(config: RunConfig, asked: Asked, done: dict[str, int]) -> list[str]:
     if not asked.train:
         return [_line("training questions", "none: no arm trains anything")]
     traces = len(asked.train) * config.sample.traces
-    heard = f"up to {traces} traces, one call per distinct claim to the checker"
+    each = "one call each" if config.verify.unit == "trace" else "one call per distinct claim"
+    heard = f"up to {traces} traces, {each} to the checker"
+    if config.verify.source == "extracted" and config.verify.unit == "claims":
+        heard += f", and up to {traces} to the teacher for their claims"
     calls = f"{config.sample.traces} traces each: {traces} calls to the teacher"
     lines = [_line("training questions", f"{len(asked.train)}{_missing(asked.train)}")]
     if "sample" in data_stages(config):

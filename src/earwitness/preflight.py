@@ -12,6 +12,7 @@ from earwitness.config import Answer, ConfigError, Distil, Grpo, Model, Optimisa
 from earwitness.exams import load_exam
 from earwitness.launcher import Launcher, find_launcher
 from earwitness.models.places import place_of
+from earwitness.models.served.endpoint import place_of_url
 from earwitness.models.served.training import refuse_served_training
 from earwitness.needs import DATA_STAGES, chooses, data_stages, roles, sitting_of, sittings, trainings, trains
 from earwitness.records import Question
@@ -86,6 +87,8 @@ def refuse(config: RunConfig, until: str | None = None, launcher: Launcher | Non
     the configuration would start.
     """
     data_only = until in DATA_STAGES
+    for url in (url for spec in config.models.values() for url in spec.base_url):
+        place_of_url(url)  # a password in it would be written to the run's config.toml
     for arm, steps in config.arms.items():
         _refuse_steps(config, arm, steps)
     for role in roles(config, until):

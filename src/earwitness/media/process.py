@@ -1,4 +1,4 @@
-"""The decoding process: one child per process, started when it is first needed, replaced when it dies or hangs.
+"""The decoding processes: children that are started when they are first needed, replaced when they die or hang.
 
 A container can crash or hang the native libraries that read it, and nothing in Python can catch that. Behind a process
 boundary it costs one MediaError. The child reads requests from its standard input and dies when that is closed.
@@ -24,11 +24,12 @@ from earwitness.media.limits import Limits, MediaError
 COMMAND = [sys.executable, "-P", "-m", "earwitness.media.child"]
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 Answer = tuple[dict[str, Any], list[np.ndarray[Any, Any]]]
+MOST = 8  # children; what asks servers about large films needs a few clips a second
 _HEADROOM = 1 << 16  # times of the frames travel beside the images
 
 
 class Decoder:
-    """A pooled child process. Calls from several threads take turns."""
+    """One child process. Calls from several threads take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,6 +124,40 @@ class Decoder:
         return f"the decoder ended with status {status}; run `{' '.join(COMMAND)}` to see why"
 
 
+class Decoders:
+    """At most `count` children; as many as threads have ever decoded side by side."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._all = count, [Decoder()]
+        self._free, self._changed = list(self._all), threading.Condition()
+
+    def call(self, path: Path | str, action: str, limits: Limits, **arguments: Any) -> Answer:
+        """Ask a child for `action` on the file at `path`. Raises MediaError, whatever goes wrong."""
+        with self._changed:
+            if not self._free and len(self._all) < self._count:
+                self._all.append(Decoder())
+                self._free.append(self._all[-1])
+            self._changed.wait_for(lambda: self._free)
+            one = self._free.pop()
+        try:
+            return one.call(path, action, limits, **arguments)
+        finally:
+            with self._changed:
+                self._free.append(one)
+                self._changed.notify()
+
+    def close(self) -> None:
+        """End all children."""
+        for one in self._all:
+            one.close()
+
+    def forget(self) -> None:
+        """Let go of children that belong to the process that this one was forked from."""
+        for one in self._all:
+            one.forget()
+        self._free, self._changed = list(self._all), threading.Condition()
+
+
 def _kill(process: subprocess.Popen[bytes], late: threading.Event) -> None:
     late.set()
     process.kill()
@@ -130,7 +165,7 @@ def _kill(process: subprocess.Popen[bytes], late: threading.Event) -> None:
 
 _FORKED: list[subprocess.Popen[bytes]] = []  # kept, so that their finalisers do not close pipes twice
 
-decoder = Decoder()
+decoder = Decoders(min(MOST, os.cpu_count() or 1))
 atexit.register(decoder.close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=decoder.forget)

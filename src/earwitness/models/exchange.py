@@ -32,6 +32,10 @@ class Unanswered(Exception):  # noqa: N818 - named for what it is
     """A question that a server would not answer, or not in time: the message says what it said instead."""
 
 
+class Unclear(Unanswered):
+    """A question that was answered, and not with one of the words to choose from: asked again, it would be the same."""
+
+
 OF_THE_QUESTION = (MediaError, MediaLimit, PromptError, Unanswered)  # a question's own faults: a row that says why
 
 

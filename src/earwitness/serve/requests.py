@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -13,6 +14,8 @@ MOST_SAMPLES = 128
 MOST_LIKELIEST = 20
 MOST_OF_PROMPT = 1024  # likeliest tokens for each of a prompt
 MOST_CHOICES = 64
+MOST_INDEX = 2**53  # of a frame: what a float can still count
+COLDEST = 1e-5  # the least temperature beside 0 that arithmetic bears
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 B = TypeVar("B", bound="Body")
@@ -24,13 +27,20 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+def whole_characters(text: str) -> str:
+    """Return a text as it is. Raises ValueError for half a character, which JSON can say and no tokenizer takes."""
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise ValueError("holds half of a surrogate pair")
+    return text
+
+
 class VideoTimes(Body):
     """When frames were taken: frame i at `frames_indices[i]` / `fps` seconds of a clip of `duration` seconds."""
 
     num_frames: int = Field(-1, ge=-1)
     fps: float = Field(1.0, gt=0, allow_inf_nan=False)
-    frames_indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    total_num_frames: int | None = Field(None, ge=1)
+    frames_indices: tuple[Annotated[int, Field(ge=0, le=MOST_INDEX)], ...] | None = None
+    total_num_frames: int | None = Field(None, ge=1, le=MOST_INDEX + 1)
     duration: float | None = Field(None, gt=0, allow_inf_nan=False)
     do_sample_frames: Literal[False] = False
 
@@ -60,6 +70,11 @@ class Text(Body):
 
     type: Literal["text"]
     text: str
+
+    @field_validator("text")
+    @classmethod
+    def _whole_characters(cls, text: str) -> str:
+        return whole_characters(text)
 
 
 class Video(Body):
@@ -131,6 +146,13 @@ class Sampling(Body):
     stream: Literal[False] = False
     user: str | None = None
 
+    @field_validator("temperature")
+    @classmethod
+    def _not_too_cold(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(f"must be 0, which is greedy, or at least {COLDEST}")
+        return temperature
+
     @model_validator(mode="after")
     def _greedy_once(self) -> Sampling:
         if self.n > 1 and not self.temperature:
@@ -173,6 +195,11 @@ class CompletionRequest(Sampling):
     max_tokens: int = Field(16, ge=0)
     prompt_logprobs: int | None = Field(None, ge=0, le=MOST_OF_PROMPT)
     echo: Literal[False] = False
+
+    @field_validator("prompt")
+    @classmethod
+    def _whole_characters(cls, prompt: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        return whole_characters(prompt) if isinstance(prompt, str) else prompt
 
 
 class LoadAdapter(Body):

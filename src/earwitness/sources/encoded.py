@@ -91,8 +91,8 @@ def samples_of(sound: bytes) -> NDArray[np.float32]:
 
 
 def array_digest(*arrays: NDArray[Any]) -> str:
-    """Return the sha256 in hex of arrays' shapes and values."""
-    made = hashlib.sha256()
+    """Return the sha256 in hex of arrays' shapes and values, and of how they are encoded."""
+    made = hashlib.sha256(f"{ENCODING} ".encode())
     for array in arrays:
         made.update(f"{array.dtype.str} {array.shape} ".encode())
         made.update(np.ascontiguousarray(array).tobytes())

@@ -95,8 +95,11 @@ def train(job: TrainingJob) -> dict[str, Any]:
 
 
 def _desk(job: TrainingJob) -> AbstractContextManager[object]:
-    """Open what a served checker's answers are kept in: each process has a ledger of its own in the run's folder."""
-    if job.checker is None or job.checker[0].kind != "served":
+    """Open the budget, and what servers' answers are kept in: each process has a ledger of its own."""
+    checks = job.checker is not None and job.checker[0].kind == "served"
+    reads = job.textual_teacher is not None and job.textual_teacher.kind == "served"
+    draws = isinstance(job.settings, Grpo) and job.settings.rollouts == "served"
+    if not (checks or reads or draws):
         return nullcontext()
     part = f".{job.folder.name}.{os.environ.get('RANK', '0')}"
     return desk_of_worker(job.folder.parent.parent, job.budget, part)

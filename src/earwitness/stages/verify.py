@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,16 @@ from earwitness.claims import WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
-from earwitness.models.exchange import OF_THE_QUESTION, Drawing, Prompt, PromptError, Voice
+from earwitness.models.exchange import (
+    OF_THE_QUESTION,
+    Completion,
+    Drawing,
+    Prompt,
+    PromptError,
+    Unanswered,
+    Unclear,
+    Voice,
+)
 from earwitness.prompts import fill, template
 from earwitness.records import Claim, Clip, Question, Trace, Verdict
 from earwitness.sources.clips import load_sound
@@ -22,9 +32,14 @@ from earwitness.table import Failed
 
 YES_NO = ("yes", "no")
 TOGETHER = 32  # claims that are put to the checker in one forward pass
+EXTRACT = 512  # tokens of a list of claims
 NO_CLAIMS = "claims no sound"
 NO_THINKING = "has no reasoning to verify"
 NOT_HEARD = "claims what is not heard: "
+
+
+Extracted = Mapping[tuple[object, ...], list[Completion] | Exception]
+"""What was said of the claims of traces, by ("extract", question, trace)."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +53,53 @@ class VerifyTraces:
     def __call__(self, block: Sequence[tuple[Question, list[Trace]]]) -> list[list[Verdict] | Failed]:
         """Return a verdict per trace, or why a question has none."""
         model = connected(self.checker, "checker")
-        return [self._judge(model, question, traces) for question, traces in block]
+        extracted = self._extracted(model, block)
+        return [self._judge(model, question, traces, extracted) for question, traces in block]
 
-    def _judge(self, model: Voice, question: Question, traces: list[Trace]) -> list[Verdict] | Failed:
+    def _judge(
+        self, model: Voice, question: Question, traces: list[Trace], extracted: Extracted
+    ) -> list[Verdict] | Failed:
         try:
-            sound = heard_as(question.clip, self.settings.noise)
-            model.check(replace(sound, text="?"))  # a clip that cannot be heard fails, whatever is claimed of it
+            sound = self._hearable(model, question)
             if self.settings.unit == "trace":
                 return [self._whole(model, sound, trace) for trace in traces]
-            claims = [self._claims(question, trace) for trace in traces]
+            claims = [self._claims(question, trace, extracted) for trace in traces]
             scores = score_claims(model, sound, sorted({c for cs in claims for c in cs}))
         except OF_THE_QUESTION as error:
             return failure(error, question.clip)
         return [self._verdict(trace, cs, scores, model.name) for trace, cs in zip(traces, claims, strict=True)]
 
-    def _claims(self, question: Question, trace: Trace) -> tuple[str, ...]:
+    def _hearable(self, model: Voice, question: Question) -> Prompt:
+        """Return what the checker hears. A clip that cannot be heard fails, whatever is claimed of it."""
+        sound = heard_as(question.clip, self.settings.noise)
+        model.check(replace(sound, text="?"))
+        return sound
+
+    def _extracted(self, model: Voice, block: Sequence[tuple[Question, list[Trace]]]) -> Extracted:
+        """Ask for the claims of all traces of a block at once: one by one, a server would idle in between."""
+        if self.extractor is None:
+            return {}
+        teller = connected(self.extractor, "textual_teacher")
+        keys: list[tuple[object, ...]] = []
+        prompts = []
+        for question, traces in block:
+            with contextlib.suppress(*OF_THE_QUESTION):  # nothing is paid for a clip that cannot be heard
+                self._hearable(model, question)
+                for trace in traces:
+                    if trace.think is not None:
+                        keys.append(("extract", question.id, trace.index))
+                        prompts.append(Prompt(fill(template(teller.manner, "extract"), trace=trace.think)))
+        told = teller.draw(prompts, Drawing(max_tokens=EXTRACT), keys) if prompts else []
+        return dict(zip(keys, told, strict=True))
+
+    def _claims(self, question: Question, trace: Trace, extracted: Extracted) -> tuple[str, ...]:
         if self.extractor is None or trace.think is None:
             return listed(trace.think)
-        teller = connected(self.extractor, "textual_teacher")
-        prompt = Prompt(fill(template(teller.manner, "extract"), trace=trace.think))
-        key = ("extract", question.id, trace.index)
-        (told,) = teller.draw([prompt], Drawing(max_tokens=128), [key])
+        told = extracted["extract", question.id, trace.index]
         if isinstance(told, Exception):
             raise told
+        if told[0].finish == "length":  # what was cut off would pass without being heard
+            raise Unanswered(f"the claims of trace {trace.index} were cut off after {EXTRACT} tokens")
         return listed(told[0].text)
 
     def _whole(self, model: Voice, sound: Prompt, trace: Trace) -> Verdict:
@@ -114,11 +153,21 @@ class Listener:
         ]
 
     def _judge(self, question: Question, claims: list[str]) -> dict[str, float]:
-        """Score claims; one that cannot be put to the checker, as no sound's name would be, is not heard."""
+        """Score claims; one that cannot be put to the checker, or that it says neither yes nor no to, is not heard.
+
+        Practice draws the same samples whenever it goes on: it would not get past such a claim.
+        """
         if not claims:
             return {}
         askable = [claim for claim in claims if self._can_be_asked(claim)]
-        return dict.fromkeys(claims, 0.0) | score_claims(self.model, self._sound(question), askable)
+        sound, scores = self._sound(question), dict.fromkeys(claims, 0.0)
+        try:
+            return scores | score_claims(self.model, sound, askable)
+        except Unclear:
+            for claim in askable:
+                with contextlib.suppress(Unclear):
+                    scores |= score_claims(self.model, sound, [claim])
+        return scores
 
     def _can_be_asked(self, claim: str) -> bool:
         try:

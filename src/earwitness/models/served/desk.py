@@ -5,15 +5,17 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 from earwitness.config import Budget, Model, RunConfig
 from earwitness.ledger import Ledger
 from earwitness.models.exchange import Unanswered
-from earwitness.models.served.call import Answer, Call
+from earwitness.models.served.call import Answer, Call, ServerError
 from earwitness.models.served.engine import Engine
 from earwitness.models.served.purse import Purse
+from earwitness.models.served.reading import is_refusal
 from earwitness.prices import load_prices
 
 LEDGERS = "ledger*.sqlite"
@@ -31,13 +33,22 @@ class Desk:
         self._first: Callable[[], None] | None = first
         self._refused: Exception | None = None
         self._engines: dict[str, Engine] = {}
+        self._aside: list[Desk] = []
+        self.closed = False
         self._lock, self._beginning = threading.Lock(), threading.Lock()
 
-    def ask(self, spec: Model, calls: Sequence[Call]) -> list[list[Answer] | Unanswered]:
-        """Ask a served model. Before the first request of all `first` is called, and what it raises keeps all back."""
+    def ask(self, spec: Model, calls: Iterable[Call]) -> list[list[Answer] | Unanswered]:
+        """Ask a served model; each call is sent as it comes.
+
+        Before the first request of all `first` is called, and what it raises keeps all back.
+        """
+        rest = iter(calls)
+        some = list(islice(rest, 1))
+        if not some:
+            return []
         with self._beginning:
             self._begin()
-        return self.engine(spec).ask(calls)
+        return self.engine(spec).ask(chain(some, rest))
 
     def _begin(self) -> None:
         if self._refused is not None:
@@ -51,16 +62,32 @@ class Desk:
             raise
 
     def engine(self, spec: Model) -> Engine:
-        """Return the engine of a served model: one for all roles that name it alike."""
+        """Return the engine of a served model: one for all roles that name it alike.
+
+        Raises ServerError where this was closed: whoever still asks was left behind by a run that stopped.
+        """
         key = spec.model_dump_json(include=OWN_LIMITS)
         with self._lock:
+            if self.closed:
+                raise ServerError(f"the requests to {spec.name} were stopped")
             if key not in self._engines:
                 self._engines[key] = Engine(spec, self.ledger, self.purse)
             return self._engines[key]
 
+    def aside(self, purse: Purse) -> Desk:
+        """Return a desk without a ledger, for tests; it is closed with this one at the latest."""
+        desk = Desk(None, purse)
+        with self._lock:
+            self._aside.append(desk)
+            desk.closed = self.closed
+        return desk
+
     def close(self) -> None:
         """Stop the engines, then close the ledger."""
         with self._lock:
+            self.closed = True
+            while self._aside:
+                self._aside.pop().close()
             while self._engines:
                 self._engines.popitem()[1].close()
         if self.ledger is not None:
@@ -74,6 +101,8 @@ _plain = threading.Lock()
 def current_desk() -> Desk:
     """Return this process's desk: the one opened last, or one without ledger and budget where none is open."""
     with _plain:
+        if _open and _open[-1].closed:
+            _open.pop()
         if not _open:
             _open.append(Desk(None, Purse(Budget(), load_prices())))
             atexit.register(_open[-1].close)
@@ -82,15 +111,23 @@ def current_desk() -> Desk:
 
 @contextlib.contextmanager
 def open_desk(
-    config: RunConfig, root: Path, name: str, part: str = "", first: Callable[[], None] | None = None
+    config: RunConfig,
+    root: Path,
+    name: str,
+    part: str = "",
+    first: Callable[[], None] | None = None,
+    again: bool = False,
 ) -> Iterator[Desk]:
     """Open the desk of a run, or of the shard whose files end in `part`, and make it the current one.
 
     The ledger is `ROOT/NAME/ledger{part}.sqlite`; what other runs below ROOT were answered is not asked again. A
     configuration without served models gets a desk without a ledger. `first` is called before the first request.
+    `again`: what servers refused to answer is asked once more.
     """
     served = any(spec.base_url for spec in config.models.values())
     with _opened(root / name, config.budget, part, served, first) as desk:
+        if again and desk.ledger is not None:
+            desk.ledger.forget(is_refusal)
         yield desk
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -59,27 +59,23 @@ class Engine:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._post.open(), self._loop).result()
 
-    def ask(self, calls: Sequence[Call]) -> list[list[Answer] | Unanswered]:
+    def ask(self, calls: Iterable[Call]) -> list[list[Answer] | Unanswered]:
         """Return the answers to each call, or why there are none. Blocks until all are there, and on disk.
 
-        Raises ServerError where the server cannot serve this run, BudgetReached where the budget does not allow the
-        next request, RunError where the ledger's disk takes no more; what was under way is finished and kept first.
+        Each call is sent as it comes, while the next one is made. Raises ServerError where the server cannot serve this
+        run, BudgetReached where the budget does not allow the next request, RunError where the ledger's disk takes no
+        more; what was under way is finished and kept first.
         """
-        mine: list[tuple[Call, Future[Answers]]] = []
-        results: list[Future[Answers]] = []
-        with self._lock:
-            if self._stopped is not None:
-                raise self._stopped
-            for call in calls:
-                future = self._under_way.get(call.keys)
-                if future is None:
-                    future = self._under_way[call.keys] = Future()
-                    mine.append((call, future))
-                results.append(future)
-        self._send_what_is_owed(mine)
-        told: list[list[Answer] | Unanswered] = []
+        asked: list[tuple[Call, Future[Answers]]] = []
         error: BaseException | None = None
-        for call, future in zip(calls, results, strict=True):
+        for call in calls:
+            try:
+                asked.append((call, self._begun(call)))
+            except Exception as stopped:
+                error = stopped
+                break
+        told: list[list[Answer] | Unanswered] = []
+        for call, future in asked:
             failure = future.exception()
             if isinstance(failure, Unanswered):
                 told.append(failure)
@@ -98,40 +94,44 @@ class Engine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-            for future in list(self._under_way.values()):  # asked for while this was closing
-                if not future.done():
-                    future.set_exception(self._stopped or ServerError("closed"))
+            with self._lock:
+                for future in self._under_way.values():  # asked for while this was closing
+                    if not future.done():
+                        future.set_exception(self._stopped or ServerError("closed"))
 
-    def _send_what_is_owed(self, mine: Sequence[tuple[Call, Future[Answers]]]) -> None:
-        """Answer from the ledger what it knows, and send the rest.
+    def _begun(self, call: Call) -> Future[Answers]:
+        """Return the promise of a call's answers: that of one under way, or the ledger's, or that of one sent now.
 
-        Each call was marked as under way before the ledger is read, and is so until its answer is in the ledger: at no
+        A call is marked as under way before the ledger is read, and is so until its answer is in the ledger: at no
         moment would somebody else find it in neither.
         """
+        with self._lock:
+            if self._stopped is not None:
+                raise self._stopped
+            future = self._under_way.get(call.keys)
+            if future is not None:
+                return future
+            future = self._under_way[call.keys] = Future()
         try:
-            keys = [key for call, _ in mine for key in call.keys]
-            known = self._ledger.answered(keys) if self._ledger and keys else {}
+            known = self._ledger.answered(call.keys) if self._ledger else {}
         except BaseException as error:
-            for call, future in mine:
-                self._conclude(call, future, error)
+            self._conclude(call, future, error)
             raise
-        owed = []
-        for call, future in mine:
-            here = {key: known[key] for key in call.keys if key in known}
-            if len(here) == len(set(call.keys)):
-                self._conclude(call, future, here)
-            else:
-                owed.append((call, future, here))
-        if owed:
-            self._loop.call_soon_threadsafe(self._begin, owed)
+        if len(known) == len(set(call.keys)):
+            self._conclude(call, future, known)
+        else:
+            self._loop.call_soon_threadsafe(self._begin, call, future, known)
+        return future
 
     def _conclude(self, call: Call, future: Future[Answers], end: Answers | BaseException) -> None:
         with self._lock:
             self._under_way.pop(call.keys, None)
-        if isinstance(end, BaseException):
-            future.set_exception(end)
-        else:
-            future.set_result(end)
+            if future.done():  # this was closed before the ledger's thread came here
+                return
+            if isinstance(end, BaseException):
+                future.set_exception(end)
+            else:
+                future.set_result(end)
 
     # From here on everything runs on the loop's thread.
 
@@ -142,13 +142,12 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._post.close()
 
-    def _begin(self, owed: Sequence[tuple[Call, Future[Answers], Answers]]) -> None:
+    def _begin(self, call: Call, future: Future[Answers], known: Answers) -> None:
         if not self._tasks:
             self._served = self._loop.time()
-        for call, future, known in owed:
-            task = self._loop.create_task(self._settle(call, future, known))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = self._loop.create_task(self._settle(call, future, known))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _settle(self, call: Call, future: Future[Answers], known: Answers) -> None:
         try:

@@ -11,6 +11,7 @@ from yarl import URL
 
 from earwitness import __version__
 from earwitness.config import Model
+from earwitness.models.exchange import OF_THE_QUESTION
 from earwitness.models.served.call import Call, ServerError
 from earwitness.models.served.endpoint import Endpoint
 from earwitness.models.served.reply import REPLY_LIMIT, Ending, offered, read_reply
@@ -50,6 +51,9 @@ class Post:
         """Send a request once, for at most `timeout` seconds, and return how that ended."""
         try:
             data = call.body if isinstance(call.body, bytes) else await asyncio.to_thread(call.body)
+        except OF_THE_QUESTION as error:  # a clip that was there when its turn was asked for
+            return Ending("unsent", "drop", "served", str(error))
+        try:
             async with asyncio.timeout(self._spec.timeout):
                 url = URL(endpoint.base_url + call.path, encoded=True)
                 # A large body is sent piece by piece, so that it does not hold up the others.

@@ -15,7 +15,7 @@ from earwitness.media import RATE, Frames
 from earwitness.models import SENSES
 from earwitness.models.exchange import Completion, Drawing, Prompt, Unanswered
 from earwitness.models.served.call import Answer, Call, ServerError
-from earwitness.models.served.desk import Desk
+from earwitness.models.served.desk import Desk, current_desk
 from earwitness.models.served.purse import Purse
 from earwitness.models.served.reading import NEVER, read_samples
 from earwitness.models.served.reply import read_usage
@@ -64,7 +64,7 @@ def probe(config: RunConfig, until: str | None = None, note: Callable[[str], Non
     `note` is told what is being tested. Raises ServerError where nobody answers, a key is wrong or a model unknown.
     """
     findings: list[Finding] = []
-    desk = Desk(None, Purse(Budget(), load_prices(config.budget.prices)))
+    desk = current_desk().aside(Purse(Budget(), load_prices(config.budget.prices)))
     try:
         for role in served_roles(config, until):
             note(f"testing the {role}, {config.model(role).name}")

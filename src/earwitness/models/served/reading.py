@@ -40,6 +40,11 @@ def completion_of(answer: Answer) -> Completion:
     return Completion(answer["text"], tuple(answer.get("ids", ())), answer["finish"])
 
 
+def is_refusal(answer: Mapping[str, Any]) -> bool:
+    """Whether a kept answer answers nothing: the server would not, or named nothing of what it was to choose from."""
+    return "refused" in answer or ("said" in answer and answer.get("scores") is None)
+
+
 def read_scores(response: Mapping[str, Any], options: Sequence[str]) -> Answer:
     """Return {"scores"}: the log-probability (nats) of each option among the likeliest first tokens, or None.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from earwitness.models.exchange import (
     Prompt,
     Sense,
     Unanswered,
+    Unclear,
+    shows_media,
 )
 from earwitness.models.served.call import Answer, Call
 from earwitness.models.served.desk import Desk
@@ -96,7 +98,7 @@ class ServedModel:
                 else:
                     scores[number] = answer["scores"]
         if len(scores) < len(prompts):
-            raise Unanswered(f"{self.name} was to say {' or '.join(options)}, and said {said!r}")
+            raise Unclear(f"{self.name} was to say {' or '.join(options)}, and said {said!r}")
         return [scores[number] for number in range(len(prompts))]
 
     def _samples(self, prompt: Prompt, how: Drawing, key: tuple[object, ...]) -> Order:
@@ -137,7 +139,8 @@ class ServedModel:
         text = hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()
         wire = {"sent": self.wire.frames} if self.sense == "sight" and seen else {}
         held = {"schema": how.schema} if how.schema is not None and self.wire.choices != "none" else {}
-        return {**model, "text": text, **seen, **wire, **held, **drawn, "max_tokens": how.max_tokens}
+        whole = {} if self._thinks else {"thinking": "left out"}
+        return {**model, "text": text, **seen, **wire, **held, **drawn, **whole, "max_tokens": how.max_tokens}
 
     def _call(
         self,
@@ -149,11 +152,14 @@ class ServedModel:
         read: Callable[[Mapping[str, Any]], list[Answer]],
     ) -> Call:
         noted = {} if shown.note is None else {"note": shown.note}
-        make = partial(body, self.spec, shown, prompt.text, how, asked)
+
+        def made() -> bytes:  # from the clip anew: what all that wait are to be shown would not fit in memory
+            return body(self.spec, show(prompt, self.spec, self.sense), prompt.text, how, asked)
+
         return Call(
             keys=names,
             path=PATH,
-            body=make if shown.film or shown.sounds else make(),
+            body=made if shows_media(prompt) else made(),
             read=lambda response: [answer | noted for answer in read(response)],
             tokens=most_tokens(shown, prompt.text, how),
             what=prompt.clip.id if prompt.clip else "a text",
@@ -163,19 +169,25 @@ class ServedModel:
         """Return the answers to orders by name: those of the ledger, and those that are asked for now."""
         ledger, names = self.desk.ledger, [name for order in orders for name in order.names]
         found: dict[str, Answer | Exception] = dict(ledger.answered(names)) if ledger else {}
-        calls: dict[tuple[str, ...], Call] = {}
-        for order in orders:
-            missing = [number for number, name in enumerate(order.names) if name not in found]
-            if not missing:
-                continue
-            try:
-                refuse_frame(order.prompt.text, self.name)
-                shown = show(order.prompt, self.spec, self.sense)
-                calls |= {call.keys: call for call in order.calls(shown, missing)}
-            except OF_THE_QUESTION as error:
-                found |= dict.fromkeys(order.names, error)
-        answered = self.desk.ask(self.spec, list(calls.values())) if calls else []
-        for keys, answers in zip(calls, answered, strict=True):
+        owed = [order for order in orders if not found.keys() >= set(order.names)]
+        sent: dict[tuple[str, ...], None] = {}
+
+        def calls() -> Iterator[Call]:  # one by one: the server works on the first while the next clip is decoded
+            for order in owed:
+                missing = [number for number, name in enumerate(order.names) if name not in found]
+                try:
+                    refuse_frame(order.prompt.text, self.name)
+                    shown = show(order.prompt, self.spec, self.sense)
+                except OF_THE_QUESTION as error:
+                    found.update(dict.fromkeys(order.names, error))
+                    continue
+                for call in order.calls(shown, missing):
+                    if call.keys not in sent:
+                        sent[call.keys] = None
+                        yield call
+
+        answered = self.desk.ask(self.spec, calls()) if owed else []
+        for keys, answers in zip(sent, answered, strict=True):
             if isinstance(answers, Unanswered):
                 found |= dict.fromkeys(keys, answers)
             else:

@@ -14,6 +14,7 @@ from earwitness.models.served.call import ServerError
 from earwitness.models.served.endpoint import place_of_url
 from earwitness.models.served.post import read_key
 from earwitness.models.served.reading import shown
+from earwitness.models.served.reply import SECRET
 
 LONGEST = 2**20  # bytes of an answer that are read
 SECONDS = 600.0  # weights are read from a disk, and large ones take a while
@@ -136,7 +137,7 @@ class Keeper:
             connection.request(method, below + path, body, headers)
             answer = connection.getresponse()
             text = answer.read(LONGEST).decode("utf-8", "replace")
-            text = text.replace(self.key, "***") if self.key else text
+            text = text.replace(self.key, "***") if len(self.key) >= SECRET else text
         except (OSError, http.client.HTTPException) as error:
             raise ServerError(f"no server answers at {place_of_url(url)}: {type(error).__name__}") from None
         finally:
