@@ -9,10 +9,13 @@ import pytest
 
 from earwitness.cli import main
 from earwitness.config import RunConfig
+from earwitness.preflight import refuse
 from media_files import ordinary
 
 SHIPPED = sorted(p.name for p in (resources.files("earwitness") / "configs").iterdir() if p.name.endswith(".toml"))
 SIGHTSOUND = "sightsound.toml"
+# Between them these hold every stage, kind of model and way of training; experiments take their time under `slow`.
+FIRST = ("layers.toml", SIGHTSOUND, "world.toml", "world-compose.toml", "world-served.toml")
 SET_APART = 45  # the number of a clip that avqa:train-choose takes
 
 
@@ -64,6 +67,13 @@ def cota(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_configuration_is_refused_nothing(name):
+    refuse(RunConfig.load(resources.files("earwitness") / "configs" / name, ["train.processes=1"]))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in SHIPPED]
+)
 def test_a_shipped_configuration_can_be_rehearsed(name, avqa, cota, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {SIGHTSOUND: avqa, "layers.toml": cota}.get(name, [])
