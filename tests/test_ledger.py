@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -190,3 +192,52 @@ def test_a_key_is_a_function_of_what_the_parts_say(parts):
     assert call_key(**dict(reversed(parts.items()))) == key
     assert call_key(**json.loads(json.dumps(parts))) == key
     assert call_key(**parts, more=1) != key
+
+
+def test_a_shards_ledger_is_read_beside_its_writer_without_a_log_of_one_machine(tmp_path):
+    mine = Ledger(tmp_path / "ledger.1-of-2.sqlite", shared=True)
+    mine.record(ATTEMPT, {"k": {"text": "x"}}).result()
+    other = Ledger(tmp_path / "ledger.2-of-2.sqlite", [mine.path], shared=True)
+    try:
+        assert other.answered(["k"]) == {"k": {"text": "x"}}
+        mine.record(ATTEMPT, {"l": {"text": "y"}}).result()
+        assert other.answered(["l"]) == {"l": {"text": "y"}}
+        assert spent([mine.path]).tokens == 30
+        assert not list(tmp_path.glob("*-wal")) and not list(tmp_path.glob("*-shm"))
+    finally:
+        mine.close()
+        other.close()
+
+
+def test_a_shard_passes_over_a_log_that_another_machine_may_have_open(tmp_path, ledger):
+    ledger.record(ATTEMPT, {"k": {"text": "x"}}).result()
+    shard = Ledger(tmp_path / "shard" / "ledger.1-of-2.sqlite", [ledger.path], shared=True)
+    try:
+        assert shard.answered(["k"]) == {} and "perhaps another machine" in shard.notes[0]
+    finally:
+        shard.close()
+
+
+HALF_WRITTEN = """
+import os, sqlite3, sys
+ledger = sqlite3.connect(sys.argv[1])
+ledger.execute("PRAGMA cache_size=1")
+for n in range(2000):
+    ledger.execute("INSERT INTO answers VALUES (?, ?, 1)", (f"torn{n}", "x" * 500))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_shard_left_half_written_is_no_answer(tmp_path):
+    path = tmp_path / "ledger.1-of-2.sqlite"
+    shard = Ledger(path, shared=True)
+    shard.record(ATTEMPT, {"k": {"text": "x"}}).result()
+    shard.close()
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(path)], check=False)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0, "the kill left nothing half-written"
+    assert spent([path]) == Spent(15, 0.5)
+    reader = Ledger(tmp_path / "ledger.2-of-2.sqlite", [path], shared=True)
+    try:
+        assert reader.answered(["k", "torn0"]) == {"k": {"text": "x"}} and not reader.notes
+    finally:
+        reader.close()

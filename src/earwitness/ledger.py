@@ -1,9 +1,10 @@
 """What was asked of servers and what it cost: one row per attempt, and every answer under the key of its question.
 
-A ledger is one SQLite file in WAL mode with one writer (a run, or a shard of it); others may read it at any time.
-Commits are not forced to the disk one by one (`synchronous=NORMAL`): what was acknowledged outlives a kill of the
-process at any moment, and a power cut may take the last seconds, never the file's integrity. It holds no API key, no
-path of a file and no media: keys are digests, endpoints are a host and a port.
+A ledger is one SQLite file with one writer (a run, or a shard of it); others may read it at any time. A run's has a
+write-ahead log, whose commits are not forced to the disk one by one (`synchronous=NORMAL`): what was acknowledged
+outlives a kill of the process at any moment, and a power cut may take the last seconds, never the file's integrity. A
+shard's may be read by other machines, which need a rollback journal and the file system's locks in its place. A ledger
+holds no API key, no path of a file and no media: keys are digests, endpoints are a host and a port.
 """
 
 from __future__ import annotations
@@ -94,19 +95,23 @@ class Ledger:
     """The ledger that this process writes, and those of others, which it only reads. Safe to use from many threads.
 
     Of the others at most `OTHERS` are read, first those in the same folder, then the latest. Those that are damaged or
-    not ledgers are left out, too; `notes` says so. Raises RunError when its own file cannot be used.
+    not ledgers are left out, too; `notes` says so. Of a shard, whose ledger is `shared` with other machines, none is
+    read that has a write-ahead log in use. Raises RunError when its own file cannot be used.
     """
 
-    def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, others: Iterable[Path] = (), shared: bool = False) -> None:
         self.path = path
         self.notes: list[str] = []
         self._unwanted: Callable[[Mapping[str, Any]], bool] = lambda _: False
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._mine = _create(path)
-        self._writer_side = _create(path)
+        self._mine = _create(path, shared)
+        self._writer_side = _create(path, shared)
         self._others: dict[Path, sqlite3.Connection] = {}
         for other in self._chosen(set(others) - {path}):
+            if shared and _in_use(other):
+                self._leave_out(other, RunError("a process of perhaps another machine has it open, or was killed"))
+                continue
             try:
                 self._others[other] = _open_to_read(other)
             except (sqlite3.Error, RunError) as error:
@@ -269,13 +274,13 @@ def _object(text: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _create(path: Path) -> sqlite3.Connection:
+def _create(path: Path, shared: bool) -> sqlite3.Connection:
     """Open a ledger to write, and make it where there is none. Raises RunError for a file that is something else."""
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
         _refuse_others(connection, path)
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA journal_mode={'DELETE' if shared else 'WAL'}")
         connection.execute("PRAGMA synchronous=NORMAL")
         if _is_empty(connection):
             marks = f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={FORMAT}"
@@ -289,14 +294,26 @@ def _create(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, check_same_thread=False)
+def _open_to_read(path: Path, mode: str = "ro") -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, check_same_thread=False
+    )
     try:
         _refuse_others(connection, path)
+    except sqlite3.OperationalError:
+        connection.close()
+        if mode == "rw":
+            raise
+        return _open_to_read(path, "rw")  # what a killed shard left half-written is taken back first
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _in_use(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.is_file() and log.stat().st_size > 0
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

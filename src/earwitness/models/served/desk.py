@@ -145,7 +145,8 @@ def desk_of_worker(run: Path, budget: Budget, part: str) -> Iterator[Desk]:
 def _opened(folder: Path, budget: Budget, part: str, keeps: bool, first: Callable[[], None] | None) -> Iterator[Desk]:
     own = folder / f"ledger{part}.sqlite"
     purse = Purse(budget, load_prices(budget.prices), own, lambda: [p for p in folder.glob(LEDGERS) if p != own])
-    desk = Desk(Ledger(own, folder.parent.glob(f"*/{LEDGERS}")) if keeps else None, purse, first)
+    ledger = Ledger(own, folder.parent.glob(f"*/{LEDGERS}"), shared="-of-" in part) if keeps else None
+    desk = Desk(ledger, purse, first)
     _open.append(desk)
     try:
         yield desk
