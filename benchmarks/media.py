@@ -142,11 +142,13 @@ def each(work: Callable[[], Any], times: int) -> float:
 
 
 def spent() -> float:
-    """Return the CPU seconds of this process and of its decoding child, who is told apart by its number."""
-    child = decoder._process
-    assert child is not None
-    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-    return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU seconds of this process and of its decoding children, who are told apart by their numbers."""
+    told = 0
+    for child in (one._process for one in decoder._all):
+        if child is not None:
+            fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+            told += int(fields[11]) + int(fields[12])
+    return time.process_time() + told / os.sysconf("SC_CLK_TCK")
 
 
 def largest_gap(file: Path) -> float:
