@@ -118,6 +118,7 @@ UNREADABLE = [
     ("1s", ("<1s", ">1s")),
     ("1s", ("<1s", "5s")),
     ("214", ("2.14", "2.15")),
+    ("It is minus 5.", ("5", "-5")),
     ("The chord is C minor", ("C", "Cm", "C7")),
     ("I hear a hotdog seller", SOUNDS),
     ("group", ("Group A", "Group B")),
