@@ -33,8 +33,8 @@ _NEGATOR = re.compile(
     r"|false|eliminate[sd]?|lacks?|absen(?:t|ce)|rules? out|ruled out|rather than|instead of|other than|different from"
     r"|(?:anything|everything|all(?: of (?:them|these|those))?) but|far from|opposite of|impossible that"
     r"|reject(?:s|ed)?|nothing (?:suggests|indicates|supports|points to)|least (?:likely|probable|plausible)"
-    r"|second[- ]best|unlike|too \w+ (?:for|to be)|doubt(?:s|ed|ful)?|if|whether|nicht|keine?[mnrs]?|pas|jamais|nunca)\b|n't\b"
-    r"|不|没|沒|非|[\u274c\u2717\u2718\u2716]"
+    r"|second[- ]best|unlike|too \w+ (?:for|to be)|doubt(?:s|ed|ful)?|if|whether"
+    r"|nicht|keine?[mnrs]?|pas|jamais|nunca)\b|n't\b|不|没|沒|非|[\u274c\u2717\u2718\u2716]"
 )
 _NO_NEGATION = re.compile(
     r"\b(?:no|without(?: an?y?)?|beyond(?: an?y?)?) (?:doubt|question)\b|\bnot (?:only|just)\b"
