@@ -253,6 +253,15 @@ def test_what_cannot_be_asked_beside_is_said(wrong):
         Beside(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [(["--on", ","], "name an exam"), (["--on", "world", "--max-tokens", "0"], "max_tokens: Input should be greater")],
+)
+def test_what_the_command_cannot_do_is_said_and_not_passed_over(given, says, tmp_path, capsys):
+    assert main(["exam", "world:student", *given, "--root", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_a_name_of_the_hub_is_a_model_and_a_missing_folder_is_not(tmp_path):
     assert model_spec("Qwen/Qwen2-Audio-7B-Instruct").name == "Qwen/Qwen2-Audio-7B-Instruct"
     for name in (str(tmp_path / "nothing"), "nothing", "a/b/c"):
