@@ -82,6 +82,14 @@ def test_p_is_adjusted_for_all_exams_of_a_pair(tmp_path, monkeypatch):
     assert first["holm"] == second["holm"] == pytest.approx(2 * first["p"], abs=1e-6)
 
 
+def test_p_is_adjusted_for_all_systems_that_are_compared(tmp_path):
+    a, b, c = (predictions(tmp_path / f"{n}.json", right) for n, right in (("a", A), ("b", B), ("c", B)))
+    made = compare([a, b, c], ["mmau-mini"], Path(a))
+    first, second = made["exams"]
+    assert first["holm"] == second["holm"] == pytest.approx(2 * first["p"], abs=1e-6)
+    assert "p adjusted for 2 comparisons" in table(made)
+
+
 def transcripts(path, texts):
     rows = [{"id": f"t{n}", "media": f"t{n}.wav", "text": text, "prediction": "hello"} for n, text in enumerate(texts)]
     return str(write(path, rows))

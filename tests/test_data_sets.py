@@ -302,6 +302,26 @@ def test_an_exams_part_is_never_learnt_from_nor_chosen_by(source, key):
         read_questions(config, lambda _: None)
 
 
+def test_an_exams_clip_under_another_name_is_told_where_it_is_learnt_from():
+    """A table names its clips as it likes; the file is the same."""
+    clips("clips/u1.wav", "clips/u2.wav")
+    row = {"id": "u1", "audio_id": "./x/u1.wav", "question": "what?", "choices": ["a dog", "a cat"], "answer": "a dog"}
+    Path("mmau.json").write_text(json.dumps([row, row | {"id": "u2", "audio_id": "u2.wav"}]))
+    Path("mine.jsonl").write_text(json.dumps({"id": "1", "media": "clips/u1.wav", "question": "?", "answer": "dog"}))
+    shipped = RunConfig.load(Path(__file__).parent.parent / "src/earwitness/configs/world.toml")
+    asked = {"train": ("table:mine.jsonl",), "choose": ()}
+    exams = {"names": ("mmau-mini",), "annotations": {"mmau-mini": "mmau.json"}, "media": ("clips",), "limit": 0}
+    config = shipped.model_copy(
+        update={
+            "questions": shipped.questions.model_copy(update=asked),
+            "exams": shipped.exams.model_copy(update=exams),
+        }
+    )
+    told: list[str] = []
+    read_questions(config, told.append)
+    assert any("the exam mmau-mini shares 1 of its 2 clips with the training questions" in line for line in told)
+
+
 def test_avqas_validation_is_an_exam():
     clips("clips/-HG3Omg_89c_000030.mp4")
     assert len(ask("avqa:val", AVQA, file="val.json")) == 1

@@ -71,6 +71,12 @@ def test_air_bench_clips_lie_by_task_and_data_set():
     assert air["8"].choices == ("rain", "fire", "wind")
 
 
+def test_avqas_index_is_one_in_a_csv_file_too():
+    row = {"id": "1", "video_name": "x_000001", "question_text": "What?", "multi_choice": '["sea", "land"]'}
+    rows = [row | {"answer": "1"}, row | {"id": "2", "multi_choice": '["2", "1"]', "answer": "1"}]
+    assert [q.answer for q in EXAMS["avqa-val"].read(rows, "val_qa.csv")] == ["land", "1"]
+
+
 def test_avqa_indexes_texts_repetitions_and_placeholders():
     avqa = by_id("avqa-val")
     assert avqa["1"].answer == "Yacht" and avqa["1"].text == "What happened in the audio?"

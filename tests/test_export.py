@@ -12,6 +12,7 @@ import yaml
 
 import worlds
 from earwitness.cli import main
+from earwitness.compare import compare
 from earwitness.config import ConfigError
 from earwitness.driver import drive
 from earwitness.exams.official import Item, token_match
@@ -77,6 +78,22 @@ def test_a_form_of_an_exam_that_was_not_sat_is_refused(run, tmp_path):
         export_replies(run, "mmsu", tmp_path)
     with pytest.raises(RunError, match=r"holds no config\.toml"):
         export_replies(tmp_path, "mmau", tmp_path)
+
+
+def test_answers_to_an_annotation_that_changed_are_neither_exported_nor_compared(run, tmp_path):
+    path = run.parent / "mmau.json"
+    before = path.read_text()
+    rows = json.loads(before)
+    rows[1]["answer"] = next(choice for choice in rows[1]["choices"] if choice != rows[1]["answer"])
+    try:
+        write(path, rows)
+        with pytest.raises(RunError, match="answered other questions than those there now, 'mmau-mini/u1'"):
+            export_replies(run, "mmau", tmp_path)
+        with pytest.raises(RunError, match="1 of 4, or their clips, have changed since, 'mmau-mini/u1'"):
+            compare([f"{run}/base", f"{run}/label"], ["mmau-mini"])
+    finally:
+        path.write_text(before)
+    assert compare([f"{run}/base", f"{run}/label"], ["mmau-mini"])["exams"][0]["n"] == COUNT
 
 
 def test_nothing_is_written_over(run, tmp_path):

@@ -81,7 +81,7 @@ ANY = st.lists(
     max_size=6,
     unique_by=lambda c: normalise(c, 2),
 ).filter(
-    lambda choices: all(re.search(r"\w", c) for c in choices) and not any(set("<\\{~\"'") & set(c) for c in choices)
+    lambda choices: all(re.search(r"[^\W_]", c) for c in choices) and not any(set("<\\{~\"'") & set(c) for c in choices)
 )
 
 # Each affirms {right} and names {wrong} at most as something else. Where a label is given, it is the right one's.
@@ -163,6 +163,9 @@ DENYING = (
     "({letter}) is wrong", "The answer is not ({letter}).", "{letter}. No, not {text}.",
     "I would not choose {letter}.", "{letter} or {rival}", '{{"answer": "not {text}"}}', "<think>{text}",
     "<answer>{text}</answer><answer>{other}</answer>", "<answer>{letter}</answer> <answer>{rival}</answer>",
+    "The least likely answer is {letter}.", "The second best answer is {text}.", "Anything but {text}",
+    "The answer is anything but {text}.", "All of them but {text}", "It is far from {text}.",
+    "Nothing suggests {text}.", "I rejected {text}.", "It is impossible that it is {text}.",
     "\\boxed{{{text}}} or \\boxed{{{other}}}", "Not only {text} but also {other}.", "Either {text} or {other}",
     "{text}, {other}", "None of these: {text}, {other}",
 )  # fmt: skip

@@ -135,6 +135,16 @@ def test_half_of_the_predictions_are_no_score_of_the_exam(scored):
     assert score["rules"]["missing"] == 3 and "INCOMPLETE: 3" in table(score)
 
 
+def test_predictions_of_the_whole_file_are_scored_on_the_part_that_is_asked(scored):
+    told = []
+    said = right("music-avqa-whole")
+    score = scored("music-avqa", said, note=told.append)
+    assert score["n"] == len(own("music-avqa")) < len(own("music-avqa-whole"))
+    assert any("about questions that music-avqa does not ask" in line for line in told)
+    with pytest.raises(SourceError, match="1 ids that are none of"):
+        scored("music-avqa", said | {"no such id": "two"})
+
+
 def test_a_null_prediction_is_missing_and_an_empty_one_is_wrong(scored):
     with pytest.raises(SourceError, match="1 are missing, 'm-1'"):
         scored("mmau-mini", right("mmau-mini") | {"m-1": None})
@@ -223,8 +233,9 @@ def test_a_part_of_an_annotated_file_is_not_taken_for_the_whole(tmp_path):
     path = annotated(tmp_path)
     with pytest.raises(SourceError, match="carries 6 questions of mmau-mini, which has 1000"):
         score_file("mmau-mini", path)
-    assert score_file("mmau-mini", path, partial=True)["version"].startswith("unknown ")
-    assert score_file("mmau-mini", path, OWN / "mmau.json")["strict"] == 1
+    for part in (score_file("mmau-mini", path, partial=True), score_file("mmau-mini", path, OWN / "mmau.json")):
+        assert part["version"].startswith("unknown ") and part["strict"] == 1
+        assert (part["n"], part["size"]) == (6, 1000) and "A PART: the exam has 1000 questions" in table(part)
 
 
 def test_predictions_made_for_another_version_are_refused(tmp_path):
@@ -335,7 +346,7 @@ def test_the_command_prints_one_object_or_a_table(tmp_path, capsys):
     said = write(tmp_path / "said.jsonl", [{"id": n, "prediction": t} for n, t in right("mmau-mini").items()])
     assert main(["score", "mmau-mini", str(said), "--data", str(OWN / "mmau.json"), "--json"]) == 0
     out = capsys.readouterr()
-    assert list(json.loads(out.out.splitlines()[-1])) == KEYS and "a version that is not known" in out.err
+    assert list(json.loads(out.out.splitlines()[-1])) == [*KEYS, "size"] and "a version that is not known" in out.err
     assert main(["score", "mmau-mini", str(said), "--data", str(OWN / "mmau.json")]) == 0
     assert "official raw" in capsys.readouterr().out
     assert main(["score", "mmau-mimi", str(said)]) == 2

@@ -148,7 +148,7 @@ def test_the_command_sits_a_public_exam_with_clips_of_its_own(tmp_path, capsys):
     report = json.loads(out.splitlines()[-1])
     assert code == 0 and report["run"] == "exam-student-think"
     (score,) = report["exams"]
-    assert score["n"] == score["size"] == 3 and score["official"] is not None and score["by"]["sound"]["n"] == 3
+    assert (score["n"], score["size"]) == (3, 1000) and score["official"] is not None and score["by"]["sound"]["n"] == 3
     assert "official raw" in out and "each second of sound" in out
 
 
@@ -251,6 +251,15 @@ def test_another_runs_folder_is_left_alone(tmp_path):
 def test_what_cannot_be_asked_beside_is_said(wrong):
     with pytest.raises(ConfigError):
         Beside(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [(["--on", ","], "name an exam"), (["--on", "world", "--max-tokens", "0"], "max_tokens: Input should be greater")],
+)
+def test_what_the_command_cannot_do_is_said_and_not_passed_over(given, says, tmp_path, capsys):
+    assert main(["exam", "world:student", *given, "--root", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_name_of_the_hub_is_a_model_and_a_missing_folder_is_not(tmp_path):

@@ -349,8 +349,14 @@ def _withdrawn(part: str, choices: Sequence[str]) -> list[str] | None:
     return [] if mentions.withdrawn(unmark(part)[-mentions.LONGEST :]) else None
 
 
+_POLAR = {"yes", "no"}
+
+
 def _head(part: str, choices: Sequence[str]) -> list[str] | None:
-    """`Yes, there is a dog.`: a choice, then a comma or full stop, then words that affirm no other choice."""
+    """`Yes, there is a dog.`: a choice, then a comma or full stop, then words that affirm no other choice.
+
+    Whoever begins with yes or no, and may, has answered so: what else is named is what was asked about.
+    """
     text = unmark(part).strip()
     match = re.match(r"([^,.;:!?\n]+)(?:[,.;:!](?=\s|$)|\n)(.*)", text, re.DOTALL)
     found = _exact(match[1], choices) if match else None
@@ -358,6 +364,8 @@ def _head(part: str, choices: Sequence[str]) -> list[str] | None:
         return None
     affirmed, denied = mentions.find(match[2], choices)
     taken_back = any(same(c, found[0]) for c in denied) or mentions.takes_back(match[2])
+    if key(found[0]) in _POLAR and {key(c) for c in choices} >= _POLAR:
+        affirmed = [c for c in affirmed if key(c) in _POLAR]
     return [] if taken_back else [*found, *affirmed]
 
 

@@ -31,8 +31,10 @@ def labels(choices: Sequence[str]) -> str:
 _NEGATOR = re.compile(
     r"\b(?:not|no|nor?|never|neither|none|without|cannot|hardly|unlikely|except|excluding|exclude[sd]?|wrong|incorrect"
     r"|false|eliminate[sd]?|lacks?|absen(?:t|ce)|rules? out|ruled out|rather than|instead of|other than|different from"
-    r"|unlike|too \w+ (?:for|to be)|doubt(?:s|ed|ful)?|if|whether|nicht|keine?[mnrs]?|pas|jamais|nunca)\b|n't\b"
-    r"|不|没|沒|非|[\u274c\u2717\u2718\u2716]"
+    r"|(?:anything|everything|all(?: of (?:them|these|those))?) but|far from|opposite of|impossible that"
+    r"|reject(?:s|ed)?|nothing (?:suggests|indicates|supports|points to)|least (?:likely|probable|plausible)"
+    r"|second[- ]best|unlike|too \w+ (?:for|to be)|doubt(?:s|ed|ful)?|if|whether"
+    r"|nicht|keine?[mnrs]?|pas|jamais|nunca)\b|n't\b|不|没|沒|非|[\u274c\u2717\u2718\u2716]"
 )
 _NO_NEGATION = re.compile(
     r"\b(?:no|without(?: an?y?)?|beyond(?: an?y?)?) (?:doubt|question)\b|\bnot (?:only|just)\b"
@@ -40,7 +42,8 @@ _NO_NEGATION = re.compile(
 )
 # "It is" ends the reach of a negation where a clause begins with it, not in "I don't think it is".
 _CONTRAST = re.compile(
-    r"\bbut\b(?! also)|\bhowever\b|\binstead\b(?! of)"
+    r"(?<!anything )(?<!everything )(?<!\ball )(?<!\bthem )(?<!\bthese )(?<!\bthose )\bbut\b(?! also)|\bhowever\b"
+    r"|\binstead\b(?! of)"
     r"|[,;:\u2013\u2014-]\s*(?:(?:it|this|that) (?:is|was)|it's)\b(?! no)|而是|[,\uff0c]\s*是"
 )
 _AFTERWARDS = re.compile(
@@ -171,7 +174,9 @@ def _pattern(choice: str, letter: str) -> re.Pattern[str] | None:
     ways = []
     if any(words):
         body = r"[\s_-]+".join(re.escape(word) for word in words)
-        before = "" if _SCRIPTS_WITHOUT_SPACES.match(words[0]) else rf"(?<![\w{SIGNS}-])(?<!\w')(?<!\d[.,:/])"
+        before = (
+            "" if _SCRIPTS_WITHOUT_SPACES.match(words[0]) else rf"(?<![\w{SIGNS}-])(?<!\w')(?<!\d[.,:/])(?<!\bminus )"
+        )
         after = "" if _SCRIPTS_WITHOUT_SPACES.match(words[-1][-1:]) else rf"(?![\w{SIGNS}-]|'\w|[.,:/]\d)"
         ways.append(before + body + after)
     if letter:

@@ -325,8 +325,10 @@ def _refuse_steps(config: RunConfig, arm: str, steps: Sequence[Step]) -> None:
 
 
 def _note_shared(name: str, questions: Sequence[Question], train: Sequence[Question], note: Note) -> None:
-    clips = {q.clip.id for q in questions}
-    shared = clips & {q.clip.id for q in train}
+    clips = {q.clip.id: os.path.realpath(q.clip.media) for q in questions}
+    learnt = {q.clip.id for q in train}
+    learnt |= {os.path.realpath(q.clip.media) for q in train}  # tables name clips as they like: the file is the same
+    shared = [clip for clip, file in clips.items() if clip in learnt or file in learnt]
     if shared:
         note(
             f"{name} shares {len(shared)} of its {len(clips)} clips with the training questions: what was learnt by "

@@ -56,7 +56,9 @@ def exam(arguments: argparse.Namespace) -> int:
         "media": [place for place in a.media if place not in late],
         "annotations": dict(_named(word) for word in a.annotations if word not in late),
     }
-    answer = [f"answer.max_tokens={a.max_tokens}"] if a.max_tokens else []
+    if not exams["names"]:
+        raise ConfigError(f"--on {a.on}: name an exam, such as mmau-mini (docs/exams.md)")
+    answer = [] if a.max_tokens is None else [f"answer.max_tokens={a.max_tokens}"]
     config = sitting_config(_spec(a), exams, a.name, a.prompt, [*answer, *a.settings, *late])
     controls = tuple(word.strip() for word in a.controls.split(",") if word.strip())
     beside = Beside(a.samples, a.temperature, a.shuffles, controls, a.against)

@@ -29,7 +29,7 @@ def compare(
     Returns {"comparisons": as in a run's report, "exams": one entry for each exam and pair}. An entry holds `exam`,
     `version`, `mode`, `a`, `b`, `n`, `clips`, `seeds`, the accuracies, their `difference` (b minus a) with its paired
     clustered interval `low`, `high`, the questions that only one has right, `p` of `test` (exact McNemar, where a clip
-    has one question and each side one seed, else a permutation of clips), `holm` (p adjusted for the number of exams),
+    has one question and each side one seed, else a permutation of clips), `holm` (p adjusted for all entries),
     `same_sign` over seeds, `detectable` (the true difference that so many questions show four times in five; null where
     none could) and `by` (the same per category). Raises ConfigError, RunError or SourceError where they did not answer
     the same questions.
@@ -42,10 +42,9 @@ def compare(
     entries: list[dict[str, Any]] = []
     for other in others:
         shared = _shared(first, sides[first], other, sides[other])
-        found = [entry for exam in shared for entry in _exam(exam, first, sides[first], other, sides[other], cells)]
-        for entry, adjusted in zip(found, holm([entry["p"] for entry in found]), strict=True):
-            entry["holm"] = adjusted
-        entries += found
+        entries += [entry for exam in shared for entry in _exam(exam, first, sides[first], other, sides[other], cells)]
+    for entry, adjusted in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
+        entry["holm"] = adjusted
     made: dict[str, Any] = stable({"comparisons": cells, "exams": entries})
     return made
 

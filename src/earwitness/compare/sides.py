@@ -17,6 +17,7 @@ from earwitness.records import Grade, Question, Reply
 from earwitness.run import ARMS, Run, RunError, Table, arm_keys, examinee_key, read_object
 from earwitness.score import exam_of, judge, matched_file
 from earwitness.score.predictions import Matched
+from earwitness.stages.workbench import asked_otherwise
 
 Note = Callable[[str], None]
 
@@ -131,6 +132,11 @@ def _replies(run: Run, folder: Path, questions: Sequence[Question]) -> list[Repl
         raise RunError(
             f"{folder} answers {len(questions) - len(missing)} of {len(questions)} questions so far, not "
             f"{missing[0]!r}: let the command that makes it run to its end"
+        )
+    if changed := asked_otherwise(run, folder, rows, questions):
+        raise RunError(
+            f"{folder} answered other questions than those there now: {len(changed)} of {len(questions)}, or their "
+            f"clips, have changed since, {changed[0]!r} for example: put the files back, or sit the exam again"
         )
     return [Reply.model_validate(rows[q.id].out[0]) if rows[q.id].out else None for q in questions]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from earwitness.exams.exam import Exam, clip
 from earwitness.exams.official import exact_text
 from earwitness.exams.rows import Row, choices, gold, tags, text
@@ -15,7 +17,7 @@ def question(row: Row, number: int) -> Question:
     Choices stay as they are, repeated ones too: answers are compared by text, so either of two equal ones is right.
     """
     given = choices(row, "multi_choice")
-    answer = gold(row.get("answer"), given)
+    answer = gold(_told(row.get("answer"), given), given)
     options = None if given is None else tuple(choice for choice in given if choice != NONE)
     name = clip_name(text(row, "video_name"))
     return Question(
@@ -26,6 +28,13 @@ def question(row: Row, number: int) -> Question:
         answer=answer,
         tags=tags(row, type="question_type", category="question_relation"),
     )
+
+
+def _told(answer: Any, given: tuple[str, ...] | None) -> Any:
+    """Return an index that went through a CSV file, where every value is text, as a number again."""
+    if given is None or not isinstance(answer, str) or not answer.strip().isdecimal() or answer.strip() in given:
+        return answer
+    return int(answer)
 
 
 EXAMS = (

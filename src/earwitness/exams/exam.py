@@ -73,6 +73,18 @@ class Exam:
         problems.raise_any()
         return found
 
+    def unasked(self, rows: Sequence[Row]) -> set[str]:
+        """Return the ids of rows that are the benchmark's own, but no questions of this exam: its visual ones, say."""
+
+        def passed_over(row: Row, number: int) -> bool:
+            try:
+                return self.question(row, number) is None
+            except RowError:
+                return False
+
+        ids = {self.identity(row) for number, row in enumerate(rows, 1) if passed_over(row, number)}
+        return {name for name in ids if name is not None}
+
 
 REPEATED = "same id as"
 

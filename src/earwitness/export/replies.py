@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from earwitness.config import ConfigError, RunConfig
 from earwitness.exams import EXAMS, annotations_of
 from earwitness.exams.exam import Exam
+from earwitness.exams.media import find_clips
 from earwitness.export import new_file, open_run
 from earwitness.records import Question, Reply
 from earwitness.run import Run, RunError, Table, examinee_key, examinees, read_object
 from earwitness.sources.rows import Row, read_rows, write_parquet
+from earwitness.stages.workbench import asked_otherwise
 
 NO_LETTER = "no choice"  # neither its first nor its last but one character is a letter that the scripts know
 
@@ -78,7 +80,7 @@ def _exam_files(run: Run, config: RunConfig, exam: Exam, form: Format, out: Path
     source = annotations_of(exam, config.exams)
     rows = read_rows(source)
     questions = exam.read(rows, str(source))
-    found = sittings(run, exam.name)
+    found = sittings(run, exam.name, find_clips(questions, config.exams.media)[0])
     if not found:
         raise RunError(f"the run {run.path} has no replies to {exam.name} yet")
     written = []
@@ -97,8 +99,11 @@ def _exam_files(run: Run, config: RunConfig, exam: Exam, form: Format, out: Path
     return written
 
 
-def sittings(run: Run, exam: str) -> dict[str, dict[str, Reply]]:
-    """Return the replies by question id of each sitting of an exam, by names such as `sightsound.think`."""
+def sittings(run: Run, exam: str, questions: Sequence[Question] = ()) -> dict[str, dict[str, Reply]]:
+    """Return the replies by question id of each sitting of an exam, by names such as `sightsound.think`.
+
+    Raises RunError where one of the `questions`, whose clips are on this machine, has changed since it was answered.
+    """
     names = examinees(run.path)
     found: dict[str, dict[str, Reply]] = {}
     for place in sorted(run.path.glob("answer-*/settings.json")):
@@ -109,6 +114,12 @@ def sittings(run: Run, exam: str) -> dict[str, dict[str, Reply]]:
         name = f"{names.get(key, key)}.{settings['answer']['prompt']}"
         if name in found:
             name = f"{name}.{place.parent.name.removeprefix('answer-')}"
+        rows = {row.id: row for row in Table(place.parent, "answer", writable=False).rows()}
+        if changed := asked_otherwise(run, place.parent, rows, questions):
+            raise RunError(
+                f"{place.parent} answered other questions than those there now, {changed[0]!r} for example: put the "
+                f"annotation of {exam} and its clips back, or sit the exam again"
+            )
         found[name] = replies_of(place.parent)
     return found
 

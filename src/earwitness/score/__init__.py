@@ -85,6 +85,10 @@ def matched_file(
     if len(graded) < len(questions):
         note(f"{len(questions) - len(graded)} questions have no answer and are not scored")
     note(f"{exam.name}: {version.told()}")
+    if exam.name not in world.NAMES:
+        said, dropped = said.without(exam.unasked(rows if data is None else read_rows(data)), questions)
+        if dropped:
+            note(f"{dropped} predictions are about questions that {exam.name} does not ask, and are left out")
     matched = match(said, questions, str(predictions), partial)
     return exam, version, matched.where(lambda question: question.answer is not None)
 
@@ -119,13 +123,18 @@ def _gold(
             f"{predictions} carries no questions and answers: name the exam's own file with --data; {exam.files}"
         )
     version = version_of(exam.name, own)
-    size = exam.size or min((entry["questions"] for entry in registered().get(exam.name, [])), default=0)
-    if not version.known and len(own) < size and not partial:
+    if len(own) < (size := _size(exam, version, len(own))) and not partial:
         raise SourceError(
             f"{predictions} carries {len(own)} questions of {exam.name}, which has {size}, and no other file is "
             "named: a score over a part is none of the exam. Name the whole file with --data, or say --partial"
         )
     return own, version
+
+
+def _size(exam: Exam, version: Version, questions: int) -> int:
+    """Return how many questions an exam has; a known version and one of more than we know of have those that it has."""
+    known = exam.size or min((entry["questions"] for entry in registered().get(exam.name, [])), default=0)
+    return questions if version.known else max(known, questions)
 
 
 def _own(exam: Exam, rows: Sequence[Row], origin: str) -> list[Question]:
@@ -165,6 +174,7 @@ def score_matched(exam: Exam, version: Version, matched: Matched) -> Score:
             for task, those in sorted(by_task.items())
             if task != NO_TASK
         },
+        "size": _size(exam, version, len(judged)),
     }
     if exam.measures is not None:
         gold = [question.answer or "" for question in matched.questions]

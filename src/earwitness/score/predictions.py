@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ FIELDS = (
 FINISH = ("finish", "finish_reason", "stop_reason")
 GOLD = ("answer", "answer_gt", "anser", "emo", "emotion", "text", "transcript", "choices", "question", "gold", "label")
 _SHOWN = 3
+_LISTED = 20  # names of columns in an error: a file of {id: answer} has thousands
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Predictions:
     ids: list[str]
     texts: list[str | None]
     cut: list[bool]
+
+    def without(self, ids: Collection[str], questions: Sequence[Question]) -> tuple[Predictions, int]:
+        """Return these without the ones of `ids` that are of none of the questions, and how many those were."""
+        asked = {official_id(question) for question in questions}
+        kept = [place for place, name in enumerate(self.ids) if name in asked or name not in ids]
+        found = Predictions(
+            self.field,
+            [self.ids[place] for place in kept],
+            [self.texts[place] for place in kept],
+            [self.cut[place] for place in kept],
+        )
+        return found, len(self.ids) - len(kept)
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,8 @@ def _identity(exam: Exam, row: Row) -> str | None:
 
 def _field(path: Path, rows: Sequence[Row], field: str | None) -> str:
     columns = dict.fromkeys(key for row in rows for key in row)
-    listed = ", ".join(map(str, columns))
+    more = f" and {len(columns) - _LISTED} more" if len(columns) > _LISTED else ""
+    listed = ", ".join(list(map(str, columns))[:_LISTED]) + more
     if field is not None:
         if field not in columns:
             raise SourceError(f"{path} has no column {field!r}; it has {listed}")

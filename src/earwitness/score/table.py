@@ -14,6 +14,8 @@ def table(score: Score, exam: Exam | None = None) -> str:
     lines = [f"{score['exam']}, version {score['version']}, {n} questions; shares in %"]
     if score["missing"]:
         lines.append(f"INCOMPLETE: {score['missing']} questions have no prediction; this is no score of the exam")
+    if score["size"] > n:
+        lines.append(f"A PART: the exam has {score['size']} questions; this is no score of the whole exam")
     if score["duplicates"]:
         lines.append(f"{score['duplicates']} rows repeat another word for word, and count once")
     lines += ["", f"  {'':28}{'n':>7}{'official raw':>14}{'official':>10}{'strict':>8}{'95 %':>14}{'unparsed':>10}"]

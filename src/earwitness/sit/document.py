@@ -78,10 +78,7 @@ def told(made: Mapping[str, Any], seconds: float | None, sound: float | None) ->
 
 def _beside(score: Score) -> list[str]:
     """Say in lines what a score's own table does not."""
-    n = score["n"]
     lines = [f"Wilson's interval, which takes every clip for another: {_interval(score, 'wilson_')}"]
-    if score["size"] > n:
-        lines.append(f"{n} of the exam's {score['size']} questions were asked: this is no score of the whole exam")
     words = score["words"]
     lines.append(f"a reply has {words['reply']:.1f} words, {words['thought']:.1f} of them thinking")
     if (s := score["samples"]) is not None:
@@ -132,6 +129,9 @@ def _section(score: Score) -> list[str]:
         for task, cell in cells
     ]
     lines = [f"## {escaped(score['exam'])}", "", f"Version {escaped(score['version'])}.", ""]
+    if score["size"] > score["n"]:
+        asked = f"{score['n']} of the exam's {score['size']} questions were asked"
+        lines += [f"{asked}: this is no score of the whole exam.", ""]
     if score["missing"]:
         lines += [f"{score['missing']} questions failed and count as wrong.", ""]
     lines += [*markdown_table(head, rows), ""]

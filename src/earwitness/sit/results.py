@@ -40,7 +40,7 @@ class Sat:
 def result(sat: Sat) -> Score:
     """Return what `earwitness score` says of the replies, and beside it what else was asked.
 
-    `size` is how many questions the exam's file has, `wilson_low` and `wilson_high` the interval that knows nothing of
+    `size` is how many questions the exam has, `wilson_low` and `wilson_high` the interval that knows nothing of
     clips, `words` the mean words of the thinking and of the whole reply. `samples`, `shuffles` are null and `controls`
     is empty where they were not asked for. Shares are fractions.
     """
@@ -51,7 +51,7 @@ def result(sat: Sat) -> Score:
     given = [group[0] for group in sat.replies(PLAIN) if group]
     return {
         **score,
-        "size": sat.size,
+        "size": max(sat.size, score["size"]),
         "wilson_low": low,
         "wilson_high": high,
         "words": {

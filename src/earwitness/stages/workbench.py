@@ -112,15 +112,11 @@ class Workbench:
 
     def clip_source(self, clip: Clip) -> str:
         """Return the digest of a clip's content, or a word for a file that is not there (its rows will say so)."""
-        if clip.media.startswith(WORLD):
-            return f"{WORLD_VERSION} {clip.media}"
-        return self.run.digests.of(clip.media) if Path(clip.media).is_file() else "missing"
+        return _clip_source(self.run, clip)
 
     def question_source(self, question: Question) -> str:
         """Return the digest of a question and its clip's content; where the clip lies is no part of it."""
-        record = question.model_dump(mode="json")
-        record["clip"].pop("media")
-        return row_source(record, self.clip_source(question.clip))
+        return _question_source(self.run, question)
 
     def content(self, question: Question) -> Sequence[str]:
         """What the row of a question is made from where nothing else decides: the question and its clip."""
@@ -259,6 +255,30 @@ class Workbench:
             return f"Changed: the {changed[0]}'s files ({models[changed[0]].name})"
         media = next(q.clip.media for q in questions if q.id == question_id)
         return f"Changed: the question {question_id!r} or its clip {media}"
+
+
+def _clip_source(run: Run, clip: Clip) -> str:
+    if clip.media.startswith(WORLD):
+        return f"{WORLD_VERSION} {clip.media}"
+    return run.digests.of(clip.media) if Path(clip.media).is_file() else "missing"
+
+
+def _question_source(run: Run, question: Question) -> str:
+    record = question.model_dump(mode="json")
+    record["clip"].pop("media")
+    return row_source(record, _clip_source(run, question.clip))
+
+
+def asked_otherwise(run: Run, folder: Path, rows: Mapping[str, Row], questions: Sequence[Question]) -> list[str]:
+    """Return the ids of those of the questions that a table of answers was not made of: they have changed since.
+
+    Of a table that is made from another one nothing is known: its rows hold more than the question and its models.
+    """
+    makers = read_object(folder / MAKERS)
+    if makers is None or "of" in (read_object(folder / "settings.json") or {}):
+        return []
+    known = [q for q in questions if q.id in rows]
+    return [q.id for q in known if rows[q.id].source != row_source(_question_source(run, q), *makers.values())]
 
 
 def _askers(spec: Model) -> int:
