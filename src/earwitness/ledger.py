@@ -27,7 +27,7 @@ from earwitness.table import RunError, writing
 KEYS = 1  # version of what keys are made from; another one asks everything anew
 FORMAT = 1
 APPLICATION = 0x65617277  # "earw": how SQLite files of this package are told from others
-GATHER = 0.005  # seconds that a commit waits for company
+GATHER = 0.02  # seconds that a commit waits for company: nothing beside what a model takes to answer
 LOOKUP = 500  # keys in one query
 OTHERS = 100  # ledgers of others that are kept open
 
