@@ -220,7 +220,7 @@ def test_with_a_worker_and_then_the_driver_killed_a_run_ends_as_one_process_does
     assert again.returncode == 0, again.stderr
     assert "Ray on this machine has 1 CPUs" in again.stderr
     assert all(p.read_bytes().startswith(rows[: rows.rfind(b"\n") + 1]) for p, rows in before.items())
-    assert ends(seen), "what the killed driver had started was left running"
+    assert ends(seen, 150), "what the killed driver had started was left running"  # Ray's agents take their time
     assert worlds.made(run) == alone
 
 
