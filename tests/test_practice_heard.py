@@ -14,9 +14,9 @@ from earwitness.models.exchange import Unanswered, Unclear
 from earwitness.needs import roles
 from earwitness.plan import _needs
 from earwitness.preflight import refuse
-from earwitness.records import Clip, Question
+from earwitness.records import Clip, Question, Trace
 from earwitness.sources.clips import scene_of
-from earwitness.stages.verify import Listener, heard_as, score_claims
+from earwitness.stages.verify import TOO_MANY, Listener, VerifyTraces, heard_as, score_claims
 from earwitness.stages.workbench import StageError
 from earwitness.table import Failed
 from earwitness.world.questions import read_world
@@ -47,6 +47,16 @@ def test_what_is_claimed_must_be_heard(listener, question):
     scores = score_claims(listener.model, heard_as(question.clip, None), there)
     strict = Listener(CHECKER, Verify(threshold=min(scores.values()) + 1e-4))
     assert strict.accepts(question, thinks[:1]) == [False]
+
+
+def test_a_list_of_more_sounds_than_are_judged_passes_nowhere(question):
+    """What stands behind the last claim that is judged would pass unheard."""
+    anything = Verify(threshold=0.0)
+    few, many = ("i hear " + " , ".join(f"sound {n}" for n in range(count)) + " ." for count in (2, 40))
+    assert Listener(CHECKER, anything).accepts(question, [few, many]) == [True, False]
+    traces = [Trace(index=n, raw=t, think=t, answer="x", finish="stop", by="t") for n, t in enumerate((few, many))]
+    (verdicts,) = VerifyTraces(CHECKER, anything)([(question, traces)])
+    assert [v.accepted for v in verdicts] == [True, False] and verdicts[1].reason == TOO_MANY
 
 
 def test_words_that_cannot_be_put_to_the_checker_are_not_heard(listener, question):

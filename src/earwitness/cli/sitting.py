@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     )
     sub.add_argument("settings", nargs="*", metavar="section.key=value", help=SETTINGS)
     sub.add_argument("--on", required=True, metavar="EXAMS", help="exams, separated by commas (docs/exams.md)")
-    sub.add_argument("--media", nargs="+", default=[], metavar="DIR", help="folders of clips, or patterns with {name}")
+    sub.add_argument("--media", nargs="+", default=[], metavar="DIR", help="folders of clips, or patterns with {media}")
     sub.add_argument("--annotations", nargs="+", default=[], metavar="NAME=FILE", help="the exams' own files")
     sub.add_argument("--limit", type=int, default=0, help="so many questions of each exam (default: all)")
     sub.add_argument("--prompt", choices=["direct", "think"], help="default: the one that the model was trained with")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from earwitness.claims import WHOLE_TRACE, listed
+from earwitness.claims import MOST, WHOLE_TRACE, listed
 from earwitness.config import Model, Verify
 from earwitness.learn.noise import generator
 from earwitness.models import connected
@@ -34,6 +34,7 @@ YES_NO = ("yes", "no")
 TOGETHER = 32  # claims that are put to the checker in one forward pass
 EXTRACT = 512  # tokens of a list of claims
 NO_CLAIMS = "claims no sound"
+TOO_MANY = f"claims {MOST} sounds or more, which is no list of what is heard"  # and those beyond are not judged
 NO_THINKING = "has no reasoning to verify"
 NOT_HEARD = "claims what is not heard: "
 
@@ -119,6 +120,8 @@ class VerifyTraces:
             reason = NO_THINKING
         elif not claims and not self.settings.accept_without_claims:
             reason = NO_CLAIMS
+        elif len(claims) >= MOST:
+            reason = TOO_MANY
         else:
             reason = NOT_HEARD + ", ".join(unheard) if unheard else ""
         return Verdict(index=trace.index, claims=claims, accepted=not reason, reason=reason, by=by)
@@ -148,7 +151,7 @@ class Listener:
         heard = [[self._scores[clip, c] >= self.settings.threshold for c in cs] for cs in claims]
         silent = self.settings.accept_without_claims
         return [
-            think is not None and all(known) and (bool(known) or silent)
+            think is not None and all(known) and (bool(known) or silent) and len(known) < MOST
             for think, known in zip(thinks, heard, strict=True)
         ]
 
